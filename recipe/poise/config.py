@@ -1,0 +1,140 @@
+"""POISE's own settings (the key ``poise`` of the run's config) and the checks at start."""
+
+from dataclasses import dataclass, field, fields
+
+from omegaconf import DictConfig, OmegaConf
+from probe import ProbeSettings
+
+from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, check_signals
+
+ENGINE_MODULE = "recipe.poise.engine"
+TRAINER_MODES = ("sync", "colocate_async")
+STATES = ("prompt", "response")
+
+
+@dataclass(frozen=True)
+class PoiseConfig:
+    """Settings under ``poise``; an unknown key is an error.
+
+    Attributes:
+        block: decoder block whose output is read, counted from 0; or a fraction of depth in [0, 1). Default: the
+            paper's 19 of 36.
+        num_tokens: how many tokens a state is the mean of (paper: 10 for Qwen3-4B, 32 for OLMo3-7B).
+        states: which states are features: prompt (last prompt tokens), response (last response tokens up to and
+            including the last ``</think>``).
+        signals: scalar features by name, see recipe/poise/signals.py; "reward" is the rollout's own reward, from
+            which the sibling's baseline gets RLOO's information too.
+        end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
+        probe: settings of the value probe, see probe/settings.
+        seed: of the probe's random projections.
+    """
+
+    block: int | float = 19 / 36
+    num_tokens: int = 10
+    states: tuple[str, ...] = STATES
+    signals: tuple[str, ...] = DEFAULT_SIGNALS
+    end_think: str = "</think>"
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    seed: int = 0
+
+    def __post_init__(self):
+        check_signals(self.signals)
+        if self.num_tokens < 1:
+            raise ValueError(f"poise.num_tokens={self.num_tokens}: a state is the mean of at least 1 token")
+        unknown = [name for name in self.states if name not in STATES]
+        if unknown or not (self.states or self.signals):
+            raise ValueError(f"poise.states={list(self.states)}: choose from {list(STATES)}, at least one feature in all")
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether no feature depends on the rollout, so that a row's own value is an unbiased baseline for it."""
+        return "response" not in self.states and set(self.signals) <= set(PROMPT_ONLY_SIGNALS)
+
+
+def _build(cls, node: DictConfig | dict, path: str):
+    """`cls(**node)` with lists as tuples; ValueError names keys that the dataclass does not have."""
+    values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    known = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"unknown setting {path}.{unknown[0]}; known under {path}: {', '.join(sorted(known))}")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def read_poise_config(config: DictConfig) -> PoiseConfig:
+    """The settings under ``poise``.
+
+    Raises:
+        ValueError: an unknown key or a value out of range, named with its path.
+    """
+    node = OmegaConf.to_container(config.poise, resolve=True)
+    node["probe"] = _build(ProbeSettings, node.get("probe") or {}, "poise.probe")
+    return _build(PoiseConfig, node, "poise")
+
+
+def check_config(config: DictConfig) -> PoiseConfig:
+    """Refuse, before anything is started, a run that could not work, and say what to change.
+
+    Raises:
+        ValueError: with the setting at fault and its remedy.
+    """
+    poise = read_poise_config(config)
+    actor, rollout, model = (config.actor_rollout_ref[key] for key in ("actor", "rollout", "model"))
+
+    def refuse_if(condition: bool, message: str) -> None:
+        if condition:
+            raise ValueError(message)
+
+    refuse_if(not config.trainer.use_v1, "POISE needs verl's V1 trainer: set trainer.use_v1=True")
+    mode = config.trainer.v1.trainer_mode
+    refuse_if(
+        mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {' and '.join(TRAINER_MODES)}"
+    )
+    correction = config.algorithm.get("rollout_correction")
+    refuse_if(
+        bool(correction and correction.get("bypass_mode", False)),
+        "algorithm.rollout_correction.bypass_mode=True skips the log-prob pass, in which POISE reads the hidden "
+        "states: there would be nothing to capture. Set it to False.",
+    )
+    refuse_if(
+        actor.strategy not in ("fsdp", "fsdp2"),
+        f"actor_rollout_ref.actor.strategy={actor.strategy}: POISE captures in verl's fsdp and fsdp2 engines",
+    )
+    refuse_if(
+        config.trainer.device == "cpu" and actor.strategy != "fsdp2",
+        "on a CPU only fsdp2 works: set actor_rollout_ref.actor.strategy=fsdp2",
+    )
+    libs = model.external_lib if not isinstance(model.external_lib, str) else model.external_lib.split(",")
+    refuse_if(
+        ENGINE_MODULE not in (libs or []),
+        f"actor_rollout_ref.model.external_lib={model.external_lib} must name {ENGINE_MODULE}, the engine with capture",
+    )
+    refuse_if(
+        not config.critic.enable or config.critic.model is not None,
+        "the probe sits in verl's critic seat: set critic.enable=True critic.model=null",
+    )
+    refuse_if(
+        rollout.n < 1 or (rollout.n == 1 and not poise.prompt_only),
+        f"actor_rollout_ref.rollout.n={rollout.n}: a baseline from the rollout's own response state or signals would be "
+        "biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
+        "(poise.states=[prompt] poise.signals=[]).",
+    )
+    return poise
+
+
+def check_block(poise: PoiseConfig, config: DictConfig) -> None:
+    """Read the model's own config and check that the block exists.
+
+    Raises:
+        ValueError: block out of range. OSError (transformers): the model's folder or hub id cannot be read.
+    """
+    from transformers import AutoConfig
+    from verl.utils.fs import copy_to_local
+
+    from recipe.poise.capture import resolve_block
+
+    model = config.actor_rollout_ref.model
+    path = copy_to_local(model.get("hf_config_path") or model.path)
+    hf_config = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False))
+    hf_config = getattr(hf_config, "text_config", hf_config)
+    resolve_block(poise.block, hf_config.num_hidden_layers)

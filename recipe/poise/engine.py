@@ -1,0 +1,116 @@
+"""verl's FSDP engine with capture of pooled hidden states in the log-prob pass.
+
+Named by ``actor_rollout_ref.model.external_lib``: verl imports it in every worker before it looks an engine up. A
+registration with a vendor wins over verl's own for "cuda", so nothing of verl is replaced.
+
+Shapes: R rows of a micro-batch, T its tokens (packed), L padded length, D hidden size, F features.
+"""
+
+import time
+
+import torch
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id
+from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+
+from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
+from recipe.poise.signals import compute_signals
+from recipe.poise.stream import STREAM
+
+CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
+ROW_FIELD = "poise_row"  # (B, 3) int64 in TransferQueue: row id, group id, domain id
+
+
+def flat(value: torch.Tensor) -> torch.Tensor:
+    """(R, k) from a field of k numbers per row, which TransferQueue hands back as a jagged nested tensor."""
+    return value.values().reshape(value.size(0), -1) if value.is_nested else value.reshape(value.size(0), -1)
+
+
+class CaptureMixin:
+    """Adds to an FSDP engine: a hook on one decoder block, armed during flagged forward-only passes."""
+
+    _capture: HiddenStateCapture | None = None
+
+    def _build_model_optimizer(self):
+        super()._build_model_optimizer()
+        if STREAM.settings is None or self.engine_config.forward_only:
+            return  # not a POISE run, or the reference policy
+        config = self.model_config.hf_config
+        config = getattr(config, "text_config", config)  # vision-language models keep the decoder's settings inside
+        block = resolve_block(STREAM.settings.block, config.num_hidden_layers)
+        sp_group, sp_rank = None, 0
+        if self.use_ulysses_sp:
+            sp_group = self.ulysses_device_mesh["sp"].get_group()
+            sp_rank = self.ulysses_device_mesh["sp"].get_local_rank()
+        self._capture = HiddenStateCapture(
+            find_blocks(self.module, config.num_hidden_layers)[block],
+            STREAM.settings.num_tokens,
+            sp_rank=sp_rank,
+            sp_size=self.ulysses_sequence_parallel_size,
+            sp_group=sp_group,
+        )
+        STREAM.hidden_size = config.hidden_size
+        STREAM.device = get_device_id()
+        STREAM.dp_rank = self.get_data_parallel_rank()
+        STREAM.collects = self.is_mp_src_rank_with_outputs()
+
+    def forward_step(self, micro_batch, loss_function, forward_only):
+        flagged = tu.get_non_tensor_data(data=micro_batch, key=CAPTURE_FLAG, default=False)
+        if self._capture is None or not (forward_only and flagged):
+            return super().forward_step(micro_batch, loss_function, forward_only)
+
+        start, settings = time.perf_counter(), STREAM.settings
+        micro_batch = micro_batch.to(get_device_id())
+        input_ids = micro_batch["input_ids"]
+        spans = token_spans(
+            input_ids.values(), input_ids.offsets(), micro_batch["responses"].offsets().diff(), settings.end_think_id
+        )
+        packed = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
+        padded_length = None if packed else int(input_ids.offsets().diff().max())
+        hook_seconds = self._capture.seconds
+        self._capture.arm(spans, padded_length)
+        prepared = time.perf_counter()
+        try:
+            loss, output = super().forward_step(micro_batch, loss_function, forward_only)
+            passed = time.perf_counter()
+            prompt_RD, response_RD = self._capture.take()
+        finally:
+            self._capture.disarm()
+
+        states = {"prompt": prompt_RD, "response": response_RD}
+        columns = [states[name] for name in settings.states]
+        if settings.signals:
+            columns.append(
+                compute_signals(
+                    settings.signals,
+                    spans,
+                    output["model_output"]["entropy"].values(),
+                    output["model_output"]["log_probs"].values(),
+                    input_ids.values(),
+                    settings.eos_token_ids,
+                    settings.max_response_length,
+                )
+            )
+        feature_RF = torch.cat(columns, dim=1).float()
+        # host time outside verl's own pass, plus the time inside the hook
+        seconds = (prepared - start) + (time.perf_counter() - passed) + (self._capture.seconds - hook_seconds)
+        STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, seconds)
+        return loss, output
+
+
+@EngineRegistry.register(
+    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "amd"]
+)
+class PoiseFSDPEngine(CaptureMixin, FSDPEngineWithLMHead):
+    """FSDP1 and FSDP2 on CUDA and ROCm."""
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
+class PoiseCpuFSDPEngine(CaptureMixin, FSDPEngineWithLMHead):
+    """FSDP2 over gloo. FSDP1 is not offered here: torch refuses its ``sync_module_states`` on CPU modules."""
+
+    def _build_fsdp_module(self, module):
+        module = super()._build_fsdp_module(module)
+        # parameters are where they belong: verl then stages nothing to an accelerator when it saves or sends weights
+        self._uses_fsdp2_cpu_offload_policy = True
+        return module

@@ -1,0 +1,32 @@
+"""The entry: ``python -m recipe.poise.main_poise [--config-name NAME] [hydra overrides]``."""
+
+import hydra
+import ray
+from verl.trainer.main_ppo import run_ppo
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+from verl.utils.device import auto_set_device
+
+from recipe.poise.config import check_block, check_config
+from recipe.poise.plugin import check_registered
+
+
+@hydra.main(config_path="config", config_name="poise_trainer", version_base=None)
+def main(config):
+    check_registered()
+    auto_set_device(config)
+    if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
+        check_block(check_config(config), config)
+    validate_config(
+        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
+    from recipe.poise.task_runner import PoiseTaskRunner
+
+    try:
+        run_ppo(config, task_runner_class=PoiseTaskRunner)
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

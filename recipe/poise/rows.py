@@ -1,0 +1,55 @@
+"""Which row of a batch is which: ids, groups and sessions from TransferQueue's keys and tags.
+
+Shapes: B rows of the batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one batch, in the batch's order.
+
+    Attributes:
+        id_B: int64; the row's index, or -(index + 1) for rows that the probe must not see: padding, and all but the
+            last output of an agent loop with several outputs (they share one rollout, so they are no siblings).
+        group_B: int64; the prompt, numbered in order of first appearance.
+        last_B: int64; index of the last output of the row's session: its advantage is the session's.
+        padding_B: bool; rows that verl added to fill the batch.
+    """
+
+    id_B: Tensor
+    group_B: Tensor
+    last_B: Tensor
+    padding_B: Tensor
+
+
+def index_rows(keys: list[str], tags: list[dict]) -> Rows:
+    """Read ``{uid}_{session}_{output}`` keys (verl's AgentLoopWorkerTQ writes them).
+
+    Raises:
+        ValueError: a key has another form.
+    """
+    groups: dict[str, int] = {}
+    last: dict[tuple[str, str], tuple[int, int]] = {}  # session -> (output number, row)
+    parsed = []
+    for row, key in enumerate(keys):
+        parts = key.rsplit("_", 2)
+        if len(parts) != 3 or not parts[2].isdigit():
+            raise ValueError(f"row key {key!r} is not of the form uid_session_output that verl 0.9.1 writes")
+        uid, session, output = parts[0], parts[1], int(parts[2])
+        groups.setdefault(uid, len(groups))
+        last[uid, session] = max(last.get((uid, session), (-1, -1)), (output, row))
+        parsed.append((uid, session))
+    padding = [bool(tag.get("is_padding", False)) for tag in tags]
+    last_rows = [last[session][1] for session in parsed]
+    ids = [row if row == last_rows[row] and not padding[row] else -(row + 1) for row in range(len(keys))]
+    return Rows(
+        id_B=torch.tensor(ids),
+        group_B=torch.tensor([groups[uid] for uid, _ in parsed]),
+        last_B=torch.tensor(last_rows),
+        padding_B=torch.tensor(padding),
+    )

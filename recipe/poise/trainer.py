@@ -1,0 +1,144 @@
+"""POISE in verl's V1 trainers: a mix-in that overrides named hooks and calls verl's own method in each.
+
+Order in a step (verl's): log-prob pass with capture, predict, advantages, fit, actor update.
+"""
+
+import dataclasses
+import logging
+
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl.trainer.ppo.utils import Role
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from recipe.poise.config import PoiseConfig, read_poise_config
+from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
+from recipe.poise.estimator import NAME as ESTIMATOR
+from recipe.poise.estimator import Pairing, pairing
+from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
+from recipe.poise.rows import Rows, index_rows
+from recipe.poise.stream import CaptureSettings
+
+logger = logging.getLogger(__name__)
+
+
+class CpuMixin:
+    """verl's trainer on a CPU: the same roles with workers that open a plain gloo group."""
+
+    def _init_resource_pool_mgr(self):
+        super()._init_resource_pool_mgr()
+        if self.config.trainer.device != "cpu":
+            return
+        from recipe.poise.cpu.workers import CpuActorRolloutRefWorker, CpuTrainingWorker
+
+        for role in self.role_worker_mapping:
+            worker = CpuTrainingWorker if role == Role.Critic else CpuActorRolloutRefWorker
+            self.role_worker_mapping[role] = ray.remote(worker)
+
+
+class PoiseMixin:
+    """The probe in the critic's seat, and the way of its predictions to the advantage estimator."""
+
+    def __init__(self, config):
+        self.poise: PoiseConfig = read_poise_config(config)
+        super().__init__(config)
+
+    def _capture_settings(self) -> CaptureSettings:
+        ids = self.tokenizer.encode(self.poise.end_think, add_special_tokens=False)
+        if len(ids) != 1:
+            logger.warning(
+                "the tokenizer has no single token %r: the response state is the mean of the last %d response tokens",
+                self.poise.end_think,
+                self.poise.num_tokens,
+            )
+        return CaptureSettings(
+            block=self.poise.block,
+            num_tokens=self.poise.num_tokens,
+            states=self.poise.states,
+            signals=tuple(name for name in self.poise.signals if name != "reward"),
+            end_think_id=ids[0] if len(ids) == 1 else None,
+            eos_token_ids=(self.tokenizer.eos_token_id,),
+            max_response_length=self.config.data.max_response_length,
+        )
+
+    def _init_resource_pool_mgr(self):
+        super()._init_resource_pool_mgr()
+        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, self._capture_settings()))
+
+    def _compute_old_log_prob(self, batch, metrics):
+        rows = index_rows(batch.keys, batch.tags)
+        field = torch.stack([rows.id_B, rows.group_B, self._domains(batch)], dim=1)
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({ROW_FIELD: field}, batch_size=len(batch)),
+        )
+        batch.extra_info[CAPTURE_FLAG] = True  # gone again from the batch that verl's method returns
+        return super()._compute_old_log_prob(batch, metrics)
+
+    def _domains(self, batch) -> torch.Tensor:
+        """(B,) int64: the probe of each row, from its data source."""
+        if len(self.poise.probe.domain_names) < 2:
+            return torch.zeros(len(batch), dtype=torch.int64)
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
+        return torch.tensor([self.poise.probe.domain_index(source) for source in data["data_source"].tolist()])
+
+    def _compute_values(self, batch, metrics):
+        super()._compute_values(dataclasses.replace(batch, fields=INFER_FIELDS), metrics)
+        return batch
+
+    def _compute_advantage(self, batch, metrics):
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[PREDICTION_FIELD])
+        prediction_B3 = data[PREDICTION_FIELD]
+        if prediction_B3.is_nested:
+            prediction_B3 = prediction_B3.values().view(len(batch), -1)
+        rows: Rows = index_rows(batch.keys, batch.tags)
+        inputs = Pairing(
+            rows=rows,
+            value_B=prediction_B3[:, 0],
+            trusted_B=prediction_B3[:, 1] > 0,
+            constant_B=prediction_B3[:, 2],
+            own_value=self.config.actor_rollout_ref.rollout.n == 1,
+        )
+        with pairing(inputs):
+            batch = super()._compute_advantage(batch, metrics)
+        metrics.update(inputs.result.metrics())
+        return batch
+
+    def _update_critic(self, batch, metrics):
+        fit = dataclasses.replace(batch, fields=FIT_FIELDS)
+        fit.extra_info["poise_step"] = self.global_steps
+        critic_metrics: dict = {}
+        super()._update_critic(fit, critic_metrics)
+        for name, value in critic_metrics.items():
+            if name.startswith("critic/") and value == value:  # NaN: there is nothing to report yet
+                metrics["poise/" + name.removeprefix("critic/")] = value
+        return batch
+
+
+class PoiseTrainerSync(PoiseMixin, CpuMixin, PPOTrainerSync):
+    """trainer.v1.trainer_mode=sync with POISE."""
+
+
+class PoiseTrainerColocateAsync(PoiseMixin, CpuMixin, PPOTrainerColocateAsync):
+    """trainer.v1.trainer_mode=colocate_async with POISE."""
+
+
+class PlainTrainerSync(CpuMixin, PPOTrainerSync):
+    """verl's own algorithms through the same entry."""
+
+
+class PlainTrainerColocateAsync(CpuMixin, PPOTrainerColocateAsync):
+    """verl's own algorithms through the same entry."""
+
+
+def select_trainers(config) -> None:
+    """Let verl's mode names (which verl compares with "sync") stand for our classes in this process."""
+    poise = OmegaConf.select(config, "algorithm.adv_estimator") == ESTIMATOR
+    TRAINER_REGISTRY["sync"] = PoiseTrainerSync if poise else PlainTrainerSync
+    TRAINER_REGISTRY["colocate_async"] = PoiseTrainerColocateAsync if poise else PlainTrainerColocateAsync
