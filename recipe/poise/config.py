@@ -27,6 +27,8 @@ class PoiseConfig:
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
         probe: settings of the value probe, see probe/settings.
         seed: of the probe's random projections.
+        seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on as
+            the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
     """
 
     block: int | float = 19 / 36
@@ -36,6 +38,7 @@ class PoiseConfig:
     end_think: str = "</think>"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     seed: int = 0
+    seeded_rollouts: bool = False
 
     def __post_init__(self):
         check_signals(self.signals)

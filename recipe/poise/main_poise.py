@@ -17,6 +17,10 @@ def main(config):
     auto_set_device(config)
     if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
         check_block(check_config(config), config)
+    if config.poise.seeded_rollouts:
+        from recipe.poise.seeded_rollout import use_seeded_rollouts
+
+        use_seeded_rollouts(config)
     validate_config(
         config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
     )

@@ -1,0 +1,122 @@
+"""Real runs, small: one helper that starts the entry with a time limit and leaves no process behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MARK = "POISE_TEST_RUN"
+
+
+def processes_of(mark: str) -> list[psutil.Process]:
+    """Every process that inherited the run's mark, Ray's daemons and workers among them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def kill_all(mark: str) -> int:
+    """Kill what a run left; the number of processes that were still there after it had half a minute to end."""
+    deadline = time.monotonic() + 30
+    while processes_of(mark) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    left = processes_of(mark)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=10)
+    return len(left)
+
+
+@dataclass
+class Run:
+    """A finished run: exit code, log, metrics by step, folder of checkpoints."""
+
+    code: int
+    log: str
+    metrics: dict[int, dict[str, float]]
+    checkpoints: Path
+
+
+def cpu_environment(mark: str, metrics: Path) -> dict[str, str]:
+    return os.environ | {
+        MARK: mark,
+        "VERL_PLATFORM": "cpu",
+        "VERL_FILE_LOGGER_PATH": str(metrics),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 600) -> Run:
+    """`python -m recipe.poise.main_poise` on the embedded default, at most `limit_s` seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark, metrics = uuid.uuid4().hex, folder / "metrics.jsonl"
+    command = [
+        sys.executable, "-m", "recipe.poise.main_poise", "--config-name", "poise_quickstart",
+        f"hydra.run.dir={folder}/hydra",
+        f"data.train_files={assets}/train.parquet",
+        f"data.val_files={assets}/val.parquet",
+        f"actor_rollout_ref.model.path={assets}/model",
+        f"reward.custom_reward_function.path={ROOT}/reward/reasoning_gym_verifier.py",
+        "reward.custom_reward_function.name=compute_score",
+        f"trainer.default_local_dir={folder}/checkpoints",
+        *overrides,
+    ]  # fmt: skip
+    with open(folder / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=cpu_environment(mark, metrics),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            code = -1
+            os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            kill_all(mark)
+    text = (folder / "log.txt").read_text(errors="replace")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    run = Run(code, text, {line["step"]: line["data"] for line in lines}, folder / "checkpoints")
+    assert code == 0, f"run ended with {code} (-1: over {limit_s} s):\n" + text[-6000:]
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_poise():
+    """The function that runs the entry: ``run_poise(folder, assets, *overrides, limit_s=600) -> Run``."""
+    return start_and_wait
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory) -> Path:
+    """The embedded default's model and data, with a warm start of a few steps."""
+    folder = tmp_path_factory.mktemp("assets")
+    command = [sys.executable, "-m", "recipe.poise.quickstart.prepare", "--out", str(folder), "--fast"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return folder

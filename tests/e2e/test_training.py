@@ -1,0 +1,83 @@
+"""POISE trains through verl for real: Ray, FSDP2 over gloo, vLLM with weight sync, the probe in the critic's seat."""
+
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+SMALL = (
+    "data.train_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=512",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "trainer.val_before_train=False",
+    "trainer.test_freq=-1",
+    "poise.probe.min_rows=16",
+)
+TWO_RANKS = (
+    *SMALL,
+    "trainer.n_gpus_per_node=2",
+    "trainer.total_training_steps=4",
+    "trainer.save_freq=2",
+    "trainer.max_actor_ckpt_to_keep=null",
+    "trainer.max_critic_ckpt_to_keep=null",
+)
+
+
+@pytest.fixture(scope="module")
+def unbroken(run_poise, assets, tmp_path_factory):
+    """Four steps on two ranks with two vLLM replicas, checkpoints at steps 2 and 4."""
+    return run_poise(tmp_path_factory.mktemp("unbroken"), assets, *TWO_RANKS)
+
+
+def test_rollout_and_actor_agree_while_the_weights_move(unbroken):
+    assert sorted(unbroken.metrics) == [1, 2, 3, 4]
+    for step in unbroken.metrics.values():
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
+        assert step["actor/grad_norm"] > 0
+    shards = [
+        (unbroken.checkpoints / f"global_step_{n}/actor/model_world_size_2_rank_0.pt").read_bytes() for n in (2, 4)
+    ]
+    assert shards[0] != shards[1]
+
+
+def test_the_probe_takes_over_and_reports(unbroken):
+    first, last = unbroken.metrics[1], unbroken.metrics[4]
+    assert first["poise/share_rloo"] == 1.0  # nothing was fitted before the first step
+    for step in unbroken.metrics.values():
+        assert step["poise/rows"] == 32
+        assert {"poise/time_capture_s", "poise/time_predict_s", "poise/time_fit_s"} <= set(step)
+        assert {"poise/advantage_variance", "poise/advantage_variance_rloo"} <= set(step)
+    assert last["poise/window_rows"] == 4 * 32
+    assert {"poise/correlation", "poise/mae", "poise/brier_skill", "poise/penalty"} <= set(last)
+
+
+def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_path):
+    shutil.copytree(unbroken.checkpoints / "global_step_2", tmp_path / "checkpoints/global_step_2")
+    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("2")
+    resumed = run_poise(tmp_path, assets, *TWO_RANKS)
+    assert sorted(resumed.metrics) == [3, 4]
+    compared = ("critic/score/mean", "response_length/mean", "actor/entropy", "actor/grad_norm")
+    for step in (3, 4):
+        expected, found = unbroken.metrics[step], resumed.metrics[step]
+        names = [*compared, *(name for name in expected if name.startswith("poise/") and "time_" not in name)]
+        assert {name: found[name] for name in names} == pytest.approx(
+            {name: expected[name] for name in names}, rel=2e-3, abs=2e-4
+        )
+    for path in (unbroken.checkpoints / "global_step_4/critic").glob("*.safetensors"):
+        expected, found = load_file(path), load_file(resumed.checkpoints / "global_step_4/critic" / path.name)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            assert found[name].double().numpy() == pytest.approx(tensor.double().numpy(), rel=2e-3, abs=2e-3), name
+
+
+def test_colocate_async(run_poise, assets, tmp_path):
+    run = run_poise(
+        tmp_path, assets, *SMALL, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=2",
+        "trainer.save_freq=-1", "actor_rollout_ref.model.use_remove_padding=False",
+    )  # fmt: skip
+    assert sorted(run.metrics) == [1, 2]
+    assert run.metrics[2]["training/rollout_actor_probs_pearson_corr"] > 0.999

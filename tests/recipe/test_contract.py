@@ -1,0 +1,115 @@
+"""The seams of verl that POISE stands on: an upgrade that moves one fails here, by name."""
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+import torch
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from recipe.poise import plugin
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+def source(function):
+    return inspect.getsource(function)
+
+
+def test_version():
+    assert version("verl") in plugin.VERL_VERSIONS
+    plugin.check_registered()
+
+
+@pytest.mark.parametrize(
+    "hook", ["_compute_old_log_prob", "_compute_values", "_compute_advantage", "_update_critic"]
+)
+def test_trainer_hooks_keep_their_signature(hook):
+    assert parameters(getattr(PPOTrainer, hook)) == ["self", "batch", "metrics"]
+
+
+def test_step_calls_the_hooks_in_our_order():
+    text = source(PPOTrainer._step_once)
+    calls = ["_compute_old_log_prob", "_compute_values", "_compute_advantage", "_update_critic", "_update_actor"]
+    places = [text.index(f"self.{name}(") for name in calls]
+    assert places == sorted(places)
+
+
+def test_pool_manager_maps_roles_to_ray_classes():
+    text = source(PPOTrainer._init_resource_pool_mgr)
+    assert "self.role_worker_mapping[Role.Critic] = ray.remote(TrainingWorker)" in text
+    setup = source(PPOTrainer._setup)
+    assert setup.index("_init_tokenizer") < setup.index("_init_resource_pool_mgr")
+    assert setup.index("self.critic_wg.reset()") < setup.index("self.actor_rollout_wg.init_model()")
+
+
+def test_modes_stand_in_the_registry():
+    assert issubclass(TRAINER_REGISTRY["sync"], PPOTrainerSync)
+    assert issubclass(TRAINER_REGISTRY["colocate_async"], PPOTrainerColocateAsync)
+
+
+def test_log_prob_pass_computes_entropy_and_drops_the_flag():
+    text = source(PPOTrainer._compute_old_log_prob)
+    assert '"calculate_entropy": True' in text
+    assert "batch = tq.kv_batch_put(" in text  # a fresh meta, without our capture flag
+
+
+def test_critic_methods_that_the_seat_answers_to():
+    assert "self.critic_wg.infer_batch(batch)" in source(PPOTrainer._compute_values)
+    update = source(PPOTrainer._update_critic)
+    assert "self.critic_wg.train_mini_batch(batch)" in update
+    assert 'rename_dict(output["metrics"], "critic/")' in update
+    assert "self.critic_wg.save_checkpoint(" in source(PPOTrainer._save_checkpoint)
+    assert "self.critic_wg.load_checkpoint(" in source(PPOTrainer._load_checkpoint)
+
+
+def test_estimators_of_other_names_get_rewards_mask_and_prompt_ids():
+    from verl.trainer.ppo.ray_trainer import compute_advantage
+
+    text = source(compute_advantage)
+    for argument in ('"token_level_rewards"', '"response_mask"', '"config"', 'adv_kwargs["index"]'):
+        assert argument in text
+    assert "compute_advantage_for_multi_trajectories(" in source(trainer_base.PPOTrainer._compute_advantage)
+
+
+def test_our_estimator_is_registered_and_refuses_a_strange_trainer():
+    import recipe.poise.estimator  # noqa: F401
+
+    estimator = core_algos.get_adv_estimator_fn("poise")
+    with pytest.raises(RuntimeError, match="main_poise"):
+        estimator(token_level_rewards=torch.zeros(1, 2), response_mask=torch.ones(1, 2), index=["a"])
+
+
+def test_engine_hooks_and_registry():
+    from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+
+    import recipe.poise.engine as engine
+
+    assert parameters(FSDPEngineWithLMHead.forward_step) == ["self", "micro_batch", "loss_function", "forward_only"]
+    assert parameters(FSDPEngineWithLMHead._build_model_optimizer) == ["self"]
+    assert parameters(FSDPEngineWithLMHead._build_fsdp_module) == ["self", "module"]
+    registry = EngineRegistry._engines["language_model"]
+    for backend in ("fsdp", "fsdp2"):
+        assert registry[backend]["cuda", "nvidia"] is engine.PoiseFSDPEngine
+    assert registry["fsdp2"]["cpu"] is engine.PoiseCpuFSDPEngine
+
+
+def test_row_keys_and_padding_tags():
+    from verl.trainer.ppo import padding_utils
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    assert 'f"{uid}_{session_id}_{i}"' in source(AgentLoopWorkerTQ._agent_loop_postprocess)
+    assert "is_padding=True" in source(padding_utils.construct_minimal_padding_template)
+
+
+def test_task_runner_asks_the_registry():
+    from verl.trainer.main_ppo import TaskRunnerV1
+
+    text = source(TaskRunnerV1.__ray_metadata__.modified_class.run)
+    assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in text
