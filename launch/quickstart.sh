@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# POISE from nothing to a figure on one machine, by default on two CPU cores.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: bash launch/quickstart.sh [--out DIR] [--fresh] [hydra overrides...]
+
+Sets up .venv, makes the small default model and its data, trains with POISE and draws the figure.
+  --out DIR   where everything goes (default: outputs/quickstart)
+  --fresh     train again although DIR holds a finished run with the same settings
+Overrides go to recipe.poise.main_poise, for instance: trainer.total_training_steps=20 algorithm.adv_estimator=rloo
+POISE_PREPARE_ARGS passes options to recipe.poise.quickstart.prepare. The knobs of the set-up are in launch/env.sh.
+USAGE
+}
+
+OUT=outputs/quickstart
+FRESH=0
+OVERRIDES=()
+while (($#)); do
+  case "$1" in
+    -h | --help) usage && exit ;;
+    --out) OUT=${2:?--out needs a directory} && shift ;;
+    --out=*) OUT=${1#--out=} ;;
+    --fresh) FRESH=1 ;;
+    -*) usage >&2 && echo "unknown option: $1" >&2 && exit 2 ;;
+    *) OVERRIDES+=("$1") ;;
+  esac
+  shift
+done
+
+# shellcheck source=launch/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+mkdir -p "$OUT"
+OUT=$(cd "$OUT" && pwd)
+cd "$POISE_ROOT"
+
+summarise() {
+  python -m recipe.poise.quickstart_summary --metrics "$OUT/metrics.jsonl" --out "$OUT"
+  poise_say "checkpoints: $OUT/checkpoints   resolved settings: $OUT/hydra/.hydra/config.yaml"
+}
+
+# A finished run with the same settings is shown, not repeated; any other earlier run is put aside.
+SETTINGS="prepare: ${POISE_PREPARE_ARGS:-} overrides: ${OVERRIDES[*]:-}"
+# shellcheck disable=SC2119  # the script's own arguments are not for it
+poise_env
+if [[ $FRESH == 0 && -f "$OUT/finished" && "$(<"$OUT/finished")" == "$SETTINGS" ]]; then
+  poise_say "$OUT holds a finished run with these settings; --fresh trains again"
+  summarise
+  exit
+fi
+if [[ -e "$OUT/metrics.jsonl" || -e "$OUT/checkpoints" ]]; then
+  ASIDE="$OUT/earlier/$(date +%Y%m%d-%H%M%S)"
+  mkdir -p "$ASIDE"
+  for name in finished metrics.jsonl figure.png checkpoints hydra; do
+    if [[ -e "$OUT/$name" ]]; then mv "$OUT/$name" "$ASIDE/"; fi
+  done
+  poise_say "the earlier run is now in $ASIDE"
+fi
+
+export HF_HUB_OFFLINE=1 # the model is local
+poise_say "model and data: $OUT/assets"
+# shellcheck disable=SC2086  # several options in one variable
+OMP_NUM_THREADS=$(nproc) poise_run python -m recipe.poise.quickstart.prepare --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
+
+DATA=(
+  data.train_files="$OUT/assets/train.parquet"
+  data.val_files="$OUT/assets/val.parquet"
+)
+MODEL=(actor_rollout_ref.model.path="$OUT/assets/model")
+TRAINER=(
+  trainer.default_local_dir="$OUT/checkpoints"
+  hydra.run.dir="$OUT/hydra"
+)
+DEVICE=()
+if [[ $POISE_ACCELERATOR == gpu ]]; then # the config describes a CPU
+  DEVICE=(
+    trainer.device=cuda
+    actor_rollout_ref.rollout.dtype=bfloat16
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.3
+    "~actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+  )
+fi
+
+poise_say "training; the first step takes some minutes to come"
+export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
+poise_run python -m recipe.poise.main_poise --config-name poise_quickstart \
+  "${DATA[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}"
+printf '%s\n' "$SETTINGS" >"$OUT/finished"
+summarise
