@@ -24,6 +24,7 @@ from probe import FeatureLayout, ProbeBank
 from recipe.poise.config import PoiseConfig
 from recipe.poise.engine import ROW_FIELD, flat
 from recipe.poise.plugin import check_registered
+from recipe.poise.signals import REWARD
 from recipe.poise.stream import STREAM, CaptureSettings
 
 MESH = "poise"
@@ -35,8 +36,8 @@ _dispatch = make_nd_compute_dataproto_dispatch_fn(mesh_name=MESH)
 
 def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
     """Names and sizes of the features, in the engine's order; the rollout's own reward comes last."""
-    signals = [name for name in poise.signals if name != "reward"]
-    names = [*poise.states, *signals] + (["reward"] if "reward" in poise.signals else [])
+    signals = [name for name in poise.signals if name != REWARD]
+    names = [*poise.states, *signals] + ([REWARD] if REWARD in poise.signals else [])
     sizes = [hidden_size] * len(poise.states) + [1] * (len(names) - len(poise.states))
     return FeatureLayout(tuple(names), tuple(sizes))
 
@@ -111,7 +112,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
         row_B3 = flat(data[ROW_FIELD]).to(STREAM.device)
         feature_BF = STREAM.lookup(row_B3[:, 0])
         reward_B1 = _row_sums(data["rm_scores"]).to(feature_BF).unsqueeze(1)
-        if "reward" in self.poise.signals:
+        if REWARD in self.poise.signals:
             feature_BF = torch.cat([feature_BF, reward_B1], dim=1)
         head_B4 = torch.cat([row_B3.double(), reward_B1.double()], dim=1)  # ids are exact in float64
         if not STREAM.collects:

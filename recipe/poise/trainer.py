@@ -22,6 +22,7 @@ from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
 from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
 from recipe.poise.rows import Rows, index_rows
+from recipe.poise.signals import REWARD
 from recipe.poise.stream import CaptureSettings
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class PoiseMixin:
             block=self.poise.block,
             num_tokens=self.poise.num_tokens,
             states=self.poise.states,
-            signals=tuple(name for name in self.poise.signals if name != "reward"),
+            signals=tuple(name for name in self.poise.signals if name != REWARD),
             end_think_id=ids[0] if len(ids) == 1 else None,
             eos_token_ids=(self.tokenizer.eos_token_id,),
             max_response_length=self.config.data.max_response_length,
