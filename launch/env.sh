@@ -1,6 +1,6 @@
 # The environment of every script here. To be sourced; it defines functions only:
-#   poise_env [dev]     .venv with the project installed (made on the first call), on PATH, settings exported
-#   poise_run CMD...    run CMD and leave no process of it behind
+#   poise_env [cpu|gpu] [dev]   .venv with the project installed (made on the first call), on PATH, settings exported
+#   poise_run CMD...            run CMD and leave no process of it behind
 # Knobs: PYTHON (interpreter for .venv), POISE_EXTRA=cpu|gpu (default: gpu where nvidia-smi finds a device),
 # POISE_FLASH_ATTN=0 (gpu: leave flash-attn out), POISE_VENV (another place than .venv). pip's own settings apply.
 # shellcheck shell=bash
@@ -156,9 +156,14 @@ poise_export_cpu() {
   export RAY_memory_monitor_refresh_ms="${RAY_memory_monitor_refresh_ms:-0}"
 }
 
-# poise_env [dev]: sets POISE_ACCELERATOR too.
+# poise_env [cpu|gpu] [dev]: sets POISE_ACCELERATOR too.
 poise_env() {
-  POISE_ACCELERATOR=$(poise_accelerator) || return
+  if [[ "${1:-}" == cpu || "${1:-}" == gpu ]]; then
+    POISE_ACCELERATOR=$1
+    shift
+  else
+    POISE_ACCELERATOR=$(poise_accelerator) || return
+  fi
   mkdir -p "$(dirname "$POISE_VENV")"
   # A second script that is started meanwhile waits here, and then finds everything done.
   (flock 9 && poise_ensure_installed "$POISE_ACCELERATOR" "$@") 9>"$POISE_VENV.lock" || return

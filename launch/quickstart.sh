@@ -67,6 +67,10 @@ DATA=(
   data.train_files="$OUT/assets/train.parquet"
   data.val_files="$OUT/assets/val.parquet"
 )
+REWARD=(
+  reward.custom_reward_function.path="$POISE_ROOT/reward/reasoning_gym_verifier.py"
+  reward.custom_reward_function.name=compute_score
+)
 MODEL=(actor_rollout_ref.model.path="$OUT/assets/model")
 TRAINER=(
   trainer.default_local_dir="$OUT/checkpoints"
@@ -85,6 +89,6 @@ fi
 poise_say "training; the first step takes some minutes to come"
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
 poise_run python -m recipe.poise.main_poise --config-name poise_quickstart \
-  "${DATA[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}"
+  "${DATA[@]}" "${REWARD[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}"
 printf '%s\n' "$SETTINGS" >"$OUT/finished"
 summarise

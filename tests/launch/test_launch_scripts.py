@@ -65,6 +65,11 @@ def test_second_run_installs_nothing_and_is_quick(installed):
     assert "VERL_PLATFORM=cpu" in run.stdout.splitlines()
 
 
+def test_named_accelerator_wins_over_detection(installed):
+    run = bash("poise_env cpu dev; echo $POISE_ACCELERATOR", POISE_VENV=installed, POISE_EXTRA="gpu")
+    assert run.stdout.strip() == "cpu", run.stderr
+
+
 def test_own_settings_stay(installed):
     run = bash("poise_env; env", POISE_VENV=installed, POISE_EXTRA="cpu", OMP_NUM_THREADS=3)
     assert "OMP_NUM_THREADS=3" in run.stdout.splitlines()
