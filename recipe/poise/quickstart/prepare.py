@@ -1,0 +1,132 @@
+"""Make the embedded default's assets: ``python -m recipe.poise.quickstart.prepare --out DIR``.
+
+Writes ``model/`` (weights and tokenizer), ``train.parquet``, ``val.parquet`` and ``manifest.json``. The folder appears
+whole or not at all, and a second call with the same settings does nothing.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from recipe.poise.quickstart import behaviours
+from recipe.poise.quickstart.model import make_model, make_tokenizer
+from recipe.poise.quickstart.tasks import LEVELS, Problem, distinct_problems, verl_row
+from recipe.poise.quickstart.warm_start import WarmStart, accuracy, train
+
+MANIFEST = "manifest.json"
+FORMAT = 1  # raise it when the same settings would give other assets
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the assets depend on."""
+
+    warm_start: WarmStart
+    train_prompts: int
+    val_prompts: int
+    seed: int
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for the manifest."""
+        shares = {behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()}
+        levels = [asdict(level) for level in LEVELS]
+        return {"format": FORMAT, **asdict(self), "behaviours": shares, "levels": levels}
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """`--fast` changes the defaults; what is given explicitly counts."""
+    steps, train_prompts, val_prompts = (60, 128, 16) if arguments.fast else (WarmStart.steps, 2560, 128)
+    return Settings(
+        warm_start=WarmStart(steps=arguments.steps or steps, batch=32 if arguments.fast else 64, seed=arguments.seed),
+        train_prompts=arguments.train_prompts or train_prompts,
+        val_prompts=arguments.val_prompts or val_prompts,
+        seed=arguments.seed,
+    )
+
+
+def is_made(folder: Path, settings: Settings) -> bool:
+    """Whether the folder already holds the assets of these settings."""
+    manifest = folder / MANIFEST
+    return manifest.exists() and json.loads(manifest.read_text())["settings"] == settings.record()
+
+
+def build(folder: Path, settings: Settings) -> dict[str, float]:
+    """Write all assets into a folder; the measured accuracies at the start."""
+    asked = distinct_problems("val", settings.val_prompts, settings.seed)
+    write_rows(distinct_problems("train", settings.train_prompts, settings.seed), "train", folder / "train.parquet")
+    write_rows(asked, "val", folder / "val.parquet")
+    # Words come from the warm-start part only; the templates and the numbers are the same everywhere.
+    tokenizer = make_tokenizer(distinct_problems("warm", 64, 0))
+    model = make_model(tokenizer, settings.seed)
+    train(model, tokenizer, settings.warm_start)
+    measured = {
+        "start": accuracy(model, tokenizer, asked),
+        "careful": accuracy(model, tokenizer, asked, opening=behaviours.careful_opening),
+    }
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return measured
+
+
+def write_rows(problems: list[Problem], split: str, path: Path) -> None:
+    """One parquet file in verl's schema."""
+    pd.DataFrame([verl_row(problem, index, split) for index, problem in enumerate(problems)]).to_parquet(path)
+
+
+def prepare(out: Path, settings: Settings) -> bool:
+    """Make the assets at `out`; False if they were there.
+
+    Raises:
+        FileExistsError: `out` holds something that this program did not write.
+    """
+    if is_made(out, settings):
+        return False
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise FileExistsError(f"{out} is not empty and has no {MANIFEST}; give another --out or remove it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        fresh, old = Path(scratch, "fresh"), Path(scratch, "old")
+        fresh.mkdir()
+        measured = build(fresh, settings)
+        (fresh / MANIFEST).write_text(json.dumps({"settings": settings.record(), "accuracy": measured}, indent=2))
+        if out.exists():
+            shutil.move(out, old)
+        os.replace(fresh, out)
+    return True
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(prog="prepare", description=__doc__.splitlines()[0] if __doc__ else None)
+    options.add_argument("--out", type=Path, required=True, help="folder of the assets")
+    options.add_argument("--seed", type=int, default=0, help="of problems, weights and demonstrations")
+    options.add_argument("--fast", action="store_true", help="in half a minute, for tests: valid, but hardly trained")
+    options.add_argument("--steps", type=int, help="warm-start steps")
+    options.add_argument("--train-prompts", type=int, help="number of training prompts")
+    options.add_argument("--val-prompts", type=int, help="number of validation prompts")
+    options.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 4), help="of torch")
+    return options
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    torch.set_num_threads(arguments.threads)
+    out = arguments.out.absolute()
+    if not prepare(out, settings_of(arguments)):
+        print(f"Assets are already at {out}.")
+        return
+    measured = json.loads((out / MANIFEST).read_text())["accuracy"]
+    print(
+        f"Assets are at {out}. Sampled validation accuracy: " + ", ".join(f"{k} {v:.2f}" for k, v in measured.items())
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Problems of the embedded default: chain sums and products from reasoning-gym, in several difficulties.
+
+Which of the three parts (warm start, training, validation) a problem belongs to follows from a hash of its question
+alone. So the parts are disjoint whatever the seeds and sizes are.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+import reasoning_gym
+
+Part = Literal["warm", "train", "val"]
+
+# Shares of all possible questions, in percent.
+PART_BOUNDS: dict[Part, int] = {"val": 10, "train": 55, "warm": 100}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One family at one difficulty: a number of terms, all of a single digit."""
+
+    family: Literal["chain_sum", "products"]
+    terms: int
+    weight: float
+
+
+LEVELS = (
+    Level("chain_sum", 3, 0.15),
+    Level("chain_sum", 4, 0.20),
+    Level("chain_sum", 5, 0.20),
+    Level("chain_sum", 6, 0.20),
+    Level("products", 2, 0.05),
+    Level("products", 3, 0.20),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question as reasoning-gym words it, with what a worked solution needs."""
+
+    family: str
+    question: str
+    answer: str
+    expression: str
+
+    @property
+    def terms(self) -> list[int]:
+        return [int(term) for term in self.expression.split()[::2]]
+
+    @property
+    def operators(self) -> list[str]:
+        return self.expression.split()[1::2]
+
+    def partial_results(self) -> list[int]:
+        """The value after every operator, left to right; the last one is the answer."""
+        total, results = self.terms[0], []
+        for operator, term in zip(self.operators, self.terms[1:], strict=True):
+            total = {"+": total + term, "-": total - term, "*": total * term}[operator]
+            results.append(total)
+        return results
+
+
+def part_of(question: str) -> Part:
+    """The part that a question belongs to, for ever."""
+    percent = int.from_bytes(blake2b(question.encode(), digest_size=4).digest(), "big") % 100
+    return next(part for part, bound in PART_BOUNDS.items() if percent < bound)
+
+
+def problems(part: Part, seed: int) -> Iterator[Problem]:
+    """Endless problems of one part, families and difficulties mixed by their weights; questions can repeat."""
+    rng = random.Random(f"{part} {seed}")
+    sources = [iter(_of_level(level, rng.getrandbits(31))) for level in LEVELS]
+    weights = [level.weight for level in LEVELS]
+    while True:
+        problem = next(rng.choices(sources, weights)[0])
+        if part_of(problem.question) == part:
+            yield problem
+
+
+def distinct_problems(part: Part, count: int, seed: int) -> list[Problem]:
+    """`count` problems of one part with different questions.
+
+    Raises:
+        ValueError: the part does not have so many questions (they became too rare to find).
+    """
+    found: dict[str, Problem] = {}
+    for drawn, problem in enumerate(problems(part, seed)):
+        if len(found) == count:
+            break
+        if drawn > 50 * count + 1000:
+            raise ValueError(f"only {len(found)} different problems found for {part!r}; ask for fewer than {count}")
+        found.setdefault(problem.question, problem)
+    return list(found.values())
+
+
+def verl_row(problem: Problem, index: int, split: str) -> dict[str, Any]:
+    """A row of verl's data schema."""
+    return {
+        "data_source": problem.family,
+        "prompt": [{"role": "user", "content": problem.question}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": problem.answer},
+        "extra_info": {"index": index, "split": split, "terms": len(problem.terms), "expression": problem.expression},
+    }
+
+
+def _of_level(level: Level, seed: int) -> Iterator[Problem]:
+    """Endless problems of one level. One dataset object serves all: its items follow from seed + index."""
+    sizes = {"min_terms": level.terms, "max_terms": level.terms, "min_digits": 1, "max_digits": 1}
+    dataset = reasoning_gym.create_dataset(level.family, seed=seed, size=2**31, **sizes)
+    index = 0
+    while True:
+        entry = dataset[index]
+        yield Problem(level.family, entry["question"], entry["answer"], entry["metadata"]["expression"])
+        index += 1

@@ -1,0 +1,112 @@
+"""Supervised warm start on demonstrations, and the measure of where it leads: accuracy of sampled responses.
+
+Shapes: B demonstrations or prompts, T tokens.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from recipe.poise.quickstart import behaviours
+from recipe.poise.quickstart.tasks import Problem, problems
+from reward.reasoning_gym_verifier import compute_score
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Settings of the supervised phase."""
+
+    steps: int = 900
+    """Optimiser steps."""
+    batch: int = 64
+    """Demonstrations a step."""
+    lr: float = 3e-3
+    """Highest learning rate: reached after 5% of the steps, then falling to zero by a cosine."""
+    careful_share: float = 0.6
+    """First share of the steps, in which careful demonstrations only are shown: reliability before variety."""
+    seed: int = 0
+    """Of the demonstrations."""
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> str:
+    """The problem as verl puts it to the model."""
+    messages = [{"role": "user", "content": problem.question}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def collate(
+    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[Problem, str]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Problems with responses as token ids, attention mask and labels, each int64 ``(B, T)``, padded on the right.
+
+    Labels are ignored on the prompt and on padding.
+    """
+    prompts = tokenizer([chat_prompt(tokenizer, problem) for problem, _ in pairs])["input_ids"]
+    responses = tokenizer([response + tokenizer.eos_token for _, response in pairs])["input_ids"]
+    width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    ids_BT = torch.full((len(pairs), width), tokenizer.pad_token_id)
+    mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, IGNORED)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        ids_BT[row, :end] = torch.tensor(prompt + response)
+        mask_BT[row, :end] = 1
+        labels_BT[row, len(prompt) : end] = torch.tensor(response)
+    return ids_BT, mask_BT, labels_BT
+
+
+def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> None:
+    """Fit the model to demonstrations of warm-start problems, in place; a progress bar shows the loss."""
+    rng = random.Random(settings.seed)
+    source = problems("warm", settings.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=settings.steps, pct_start=0.05, cycle_momentum=False
+    )
+    model.train()
+    bar = tqdm(range(settings.steps), desc="warm start", unit="step", mininterval=1.0)
+    for step in bar:
+        only_careful = step < settings.careful_share * settings.steps
+        shares = {behaviours.careful: 1.0} if only_careful else behaviours.SHARES
+        batch = [next(source) for _ in range(settings.batch)]
+        pairs = [(problem, behaviours.sample(problem, rng, shares)) for problem in batch]
+        ids_BT, mask_BT, labels_BT = collate(tokenizer, pairs)
+        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+        loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.eval()
+
+
+@torch.no_grad()
+def respond(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], max_new_tokens: int = 64
+) -> list[str]:
+    """Responses at temperature 1 to prompts as text (B of them), without special tokens, as the verifier sees them."""
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
+    ids_BT = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True, top_k=0, top_p=1.0)
+    return tokenizer.batch_decode(ids_BT[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def accuracy(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    asked: list[Problem],
+    opening: Callable[[Problem], str] = lambda problem: "",
+) -> float:
+    """Share of right answers over one sampled response to each problem; `opening` forces how a response begins."""
+    openings = [opening(problem) for problem in asked]
+    texts = [chat_prompt(tokenizer, problem) + begun for problem, begun in zip(asked, openings, strict=True)]
+    responses = respond(model, tokenizer, texts)
+    rows = zip(asked, openings, responses, strict=True)
+    return sum(compute_score(p.family, begun + rest, p.answer)["acc"] for p, begun, rest in rows) / len(asked)

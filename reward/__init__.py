@@ -1,0 +1,1 @@
+"""Verifiers: functions that verl calls on every response."""
