@@ -63,7 +63,7 @@ class FeatureStream:
             )
         known = torch.cat(self._ids)
         order = known.argsort()
-        wanted = id_N.to(known.device)
+        wanted = id_N.to(known.device).contiguous()
         place = torch.searchsorted(known[order], wanted).clamp(max=len(known) - 1)
         index = order[place]
         missing = known[index] != wanted

@@ -1,11 +1,12 @@
 """Every run that could not work is refused at start, with its remedy; the YAML mirrors the dataclass."""
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from probe import ProbeSettings
 from recipe.poise.config import PoiseConfig, check_block, check_config, read_poise_config
 
 CONFIG_DIR = str(Path(__file__).parents[2] / "recipe/poise/config")
@@ -19,7 +20,10 @@ def composed(*overrides, name="poise_trainer"):
 def test_yaml_and_dataclass_agree():
     config = composed()
     assert set(config.poise) == {f.name for f in fields(PoiseConfig)}
-    assert read_poise_config(config) == PoiseConfig()
+    assert set(config.poise.probe) == {f.name for f in fields(ProbeSettings)}
+    read = read_poise_config(config)
+    assert read.probe.penalties == pytest.approx(ProbeSettings().penalties)
+    assert replace(read, probe=replace(read.probe, penalties=ProbeSettings().penalties)) == PoiseConfig()
 
 
 @pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart"])
