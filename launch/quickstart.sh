@@ -61,7 +61,7 @@ fi
 export HF_HUB_OFFLINE=1 # the model is local
 poise_say "model and data: $OUT/assets"
 # shellcheck disable=SC2086  # several options in one variable
-OMP_NUM_THREADS=$(nproc) poise_run python -m recipe.poise.quickstart.prepare --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
+poise_run python -m recipe.poise.quickstart.prepare --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
 
 DATA=(
   data.train_files="$OUT/assets/train.parquet"
