@@ -20,8 +20,8 @@ from probe.window import SlidingWindow
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of R rows: value_R (float32, NaN where not fitted or the row is not finite), trusted_R (bool, the guard prefers the
-    probe over RLOO), constant_R (float32, mean reward of the window, NaN while it is empty)."""
+    """Of R rows: value_R (float32, NaN where not fitted or the row is not finite), trusted_R (bool, the guard prefers
+    the probe over RLOO), constant_R (float32, mean reward of the window, NaN while it is empty)."""
 
     value_R: Tensor
     trusted_R: Tensor
@@ -55,8 +55,8 @@ class DomainProbe:
             return {"trusted": 0.0}
         self.low = min(self.low, window.reward_N.min().item())
         self.high = max(self.high, window.reward_N.max().item())
-        self.ridge.fit(window.feature_NF, window.target_N, window.group_N)
-        value_N = self.ridge.left_out_N.clamp(self.low, self.high)
+        left_out_N = self.ridge.fit(window.feature_NF, window.target_N, window.group_N)
+        value_N = left_out_N.clamp(self.low, self.high)
         reward_N = window.reward_N.double()
         rloo_N = sibling_mean(reward_N, window.group_N)
         paired_N = rloo_N.isfinite()

@@ -1,7 +1,7 @@
 """Ridge regression for pass rates: penalty by leave-one-prompt-out, exact where small, else in a tracked subspace.
 
-Rows of one prompt carry each other's targets, so leaving out a row would leave its answer in; a whole prompt is left out
-instead, in closed form: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
+Rows of one prompt carry each other's targets, so leaving out a row would leave its answer in; a whole prompt is left
+out instead, in closed form: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
 
 Shapes: N rows, F features, P of them states, S scalars, K dimensions that are solved in, G groups of up to M rows,
 L penalties.
@@ -46,8 +46,8 @@ def group_residuals(u_NK: Tensor, shrink_K: Tensor, residual_N: Tensor, group_N:
 
 @dataclass
 class Ridge:
-    """Attributes after `fit`: mean_F, scale_F (float32), basis_PK (float32, None where exact), weight_F (float64, on
-    centred raw features), scalar_gain, intercept, penalty (as in the grid), left_out_N (left-out predictions of the fitted rows)."""
+    """Attributes after `fit`: mean_F (float32), basis_PK (float32, None where exact), scalar_gain, weight_F (float64,
+    on centred raw features), intercept, penalty (as in the grid)."""
 
     settings: ProbeSettings
     layout: FeatureLayout
@@ -58,7 +58,6 @@ class Ridge:
     scalar_gain: float = 1.0
     intercept: float = 0.0
     penalty: float = float("nan")
-    left_out_N: Tensor | None = None
 
     @property
     def fitted(self) -> bool:
@@ -88,13 +87,17 @@ class Ridge:
         # one memory order, so that a state read from disk goes on bit by bit
         self.basis_PK = basis_PK.contiguous()
         projected_NK = z_NP @ self.basis_PK
-        # a scalar is one of few and stands for itself: it gets the weight of a leading direction of the states, else the
-        # common penalty would shrink it away
+        # a scalar is one of few and stands for itself: it gets the weight of a leading direction of the states, else
+        # the common penalty would shrink it away
         self.scalar_gain = float(projected_NK.square().mean(dim=0).max().sqrt())
         return torch.cat([projected_NK, z_NF[:, states:] * self.scalar_gain], dim=1)
 
-    def fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> "Ridge":
-        """Fit on finite rows; `group_N` holds the prompt of each row. A constant feature gets no weight."""
+    def fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+        """Fit on finite rows; `group_N` holds the prompt of each row. A constant feature gets no weight.
+
+        Returns:
+            (N,) float64: the prediction for each row by a ridge that has not seen its prompt.
+        """
         self.mean_F = x_NF.mean(dim=0)
         z_NF = x_NF - self.mean_F
         deviation_F = z_NF.square().mean(dim=0).sqrt()
@@ -125,7 +128,6 @@ class Ridge:
             if error < best[0]:
                 best = (error, penalty, left_out_N, shrink_K)
         _, self.penalty, left_out_N, shrink_K = best
-        self.left_out_N = y_N - left_out_N
 
         # coefficients in the solved space, then back to raw features
         coefficient_K = shrink_K * uty_K / square_K.sqrt()
@@ -135,4 +137,4 @@ class Ridge:
             solved_K = torch.cat([self.basis_PK.double() @ solved_K[:rank], solved_K[rank:] * self.scalar_gain])
         self.weight_F = solved_K * scale_F.double()
         self.intercept = y_N.mean().item()
-        return self
+        return y_N - left_out_N

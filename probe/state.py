@@ -1,4 +1,4 @@
-"""State of a `ProbeBank` on disk: tensors in safetensors, the rest in a JSON manifest; nothing that is loaded is executed.
+"""State of a `ProbeBank` on disk: tensors in safetensors, the rest in a JSON manifest; loading executes nothing.
 
 A folder is written under a temporary name, synced, and renamed, so that a reader finds the old state or the new one.
 """
@@ -44,7 +44,8 @@ def _sync(path: Path) -> None:
 
 def save(bank: "ProbeBank", folder: Path) -> None:
     """Write `bank` to `folder`, replacing a state that is there."""
-    tensors, domains = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    domains: dict[str, dict] = {}
     for name, probe in zip(bank.settings.domain_names, bank.probes, strict=True):
         tensors |= {f"{name}.window.{key}": getattr(probe.window, key) for key in WINDOW_TENSORS}
         tensors |= {f"{name}.ridge.{k}": v for k in RIDGE_TENSORS if (v := getattr(probe.ridge, k)) is not None}
@@ -122,6 +123,5 @@ def load(bank: "ProbeBank", folder: Path) -> None:
         bank.updates = int(manifest["updates"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"the probe's state in {folder} lacks {error}: use an older checkpoint") from error
-    shapes = {len(getattr(probe.window, key)) for probe in bank.probes for key in WINDOW_TENSORS}
     if any(probe.window.feature_NF.shape[1:] != (bank.layout.num_features,) for probe in bank.probes):
-        raise ValueError(f"the probe's window in {folder} has another width than its manifest says: {torch.Size(shapes)}")
+        raise ValueError(f"the probe's window in {folder} has another width than its manifest says: damaged")

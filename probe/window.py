@@ -38,7 +38,14 @@ class SlidingWindow:
         return len(self.group_N)
 
     def push(
-        self, feature_RF: Tensor, reward_R: Tensor, target_R: Tensor, group_R: Tensor, step: int, rows: int, max_age: int | None
+        self,
+        feature_RF: Tensor,
+        reward_R: Tensor,
+        target_R: Tensor,
+        group_R: Tensor,
+        step: int,
+        rows: int,
+        max_age: int | None,
     ) -> None:
         """Add rows, then drop the oldest groups until at most `rows` rows of at most `max_age` steps are left."""
         if len(group_R):

@@ -1,7 +1,7 @@
 """Pooled hidden states of one decoder block, read by a forward hook during verl's log-prob pass.
 
-Shapes: R rows of a micro-batch, T tokens of the packed (unpadded) sequence, S tokens of this rank's slice, N tokens a state
-is the mean of, L padded length, D hidden size.
+Shapes: R rows of a micro-batch, T tokens of the packed (unpadded) sequence, S tokens of this rank's slice, N tokens a
+state is the mean of, L padded length, D hidden size.
 """
 
 import time
@@ -168,7 +168,9 @@ class HiddenStateCapture:
             RuntimeError: the block did not run since `arm`.
         """
         if self._positions is None or self._sums_2RD is None:
-            raise RuntimeError("the captured block did not run in this pass: was capture armed, and is it in the model?")
+            raise RuntimeError(
+                "the captured block did not run in this pass: was capture armed, and is it in the model?"
+            )
         sums_2RD = self._sums_2RD
         self.disarm()
         if self.sp_size > 1:

@@ -1,10 +1,11 @@
 """POISE's own settings (the key ``poise`` of the run's config) and the checks at start."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from probe import ProbeSettings
 
+from probe import ProbeSettings
 from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, check_signals
 
 ENGINE_MODULE = "recipe.poise.engine"
@@ -27,8 +28,8 @@ class PoiseConfig:
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
         probe: settings of the value probe, see probe/settings.
         seed: of the probe's random projections.
-        seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on as
-            the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
+        seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
+        as the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
     """
 
     block: int | float = 19 / 36
@@ -46,7 +47,9 @@ class PoiseConfig:
             raise ValueError(f"poise.num_tokens={self.num_tokens}: a state is the mean of at least 1 token")
         unknown = [name for name in self.states if name not in STATES]
         if unknown or not (self.states or self.signals):
-            raise ValueError(f"poise.states={list(self.states)}: choose from {list(STATES)}, at least one feature in all")
+            raise ValueError(
+                f"poise.states={list(self.states)}: choose from {list(STATES)}, at least one feature in all"
+            )
 
     @property
     def prompt_only(self) -> bool:
@@ -54,9 +57,14 @@ class PoiseConfig:
         return "response" not in self.states and set(self.signals) <= set(PROMPT_ONLY_SIGNALS)
 
 
+def _plain(node: DictConfig) -> dict[str, Any]:
+    """A mapping node as a dict, interpolations resolved."""
+    return {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore
+
+
 def _build(cls, node: DictConfig | dict, path: str):
     """`cls(**node)` with lists as tuples; ValueError names keys that the dataclass does not have."""
-    values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    values = _plain(node) if isinstance(node, DictConfig) else dict(node)
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -70,7 +78,7 @@ def read_poise_config(config: DictConfig) -> PoiseConfig:
     Raises:
         ValueError: an unknown key or a value out of range, named with its path.
     """
-    node = OmegaConf.to_container(config.poise, resolve=True)
+    node = _plain(config.poise)
     node["probe"] = _build(ProbeSettings, node.get("probe") or {}, "poise.probe")
     return _build(PoiseConfig, node, "poise")
 
@@ -90,9 +98,7 @@ def check_config(config: DictConfig) -> PoiseConfig:
 
     refuse_if(not config.trainer.use_v1, "POISE needs verl's V1 trainer: set trainer.use_v1=True")
     mode = config.trainer.v1.trainer_mode
-    refuse_if(
-        mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {' and '.join(TRAINER_MODES)}"
-    )
+    refuse_if(mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {' and '.join(TRAINER_MODES)}")
     correction = config.algorithm.get("rollout_correction")
     refuse_if(
         bool(correction and correction.get("bypass_mode", False)),
@@ -118,8 +124,8 @@ def check_config(config: DictConfig) -> PoiseConfig:
     )
     refuse_if(
         rollout.n < 1 or (rollout.n == 1 and not poise.prompt_only),
-        f"actor_rollout_ref.rollout.n={rollout.n}: a baseline from the rollout's own response state or signals would be "
-        "biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
+        f"actor_rollout_ref.rollout.n={rollout.n}: a baseline from the rollout's own response state or signals "
+        "would be biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
         "(poise.states=[prompt] poise.signals=[]).",
     )
     return poise

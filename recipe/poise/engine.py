@@ -26,8 +26,11 @@ def flat(value: torch.Tensor) -> torch.Tensor:
     return value.values().reshape(value.size(0), -1) if value.is_nested else value.reshape(value.size(0), -1)
 
 
-class CaptureMixin:
-    """Adds to an FSDP engine: a hook on one decoder block, armed during flagged forward-only passes."""
+@EngineRegistry.register(
+    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "amd"]
+)
+class PoiseFSDPEngine(FSDPEngineWithLMHead):
+    """FSDP1 and FSDP2 with a hook on one decoder block, armed during flagged forward-only passes."""
 
     _capture: HiddenStateCapture | None = None
 
@@ -56,10 +59,11 @@ class CaptureMixin:
 
     def forward_step(self, micro_batch, loss_function, forward_only):
         flagged = tu.get_non_tensor_data(data=micro_batch, key=CAPTURE_FLAG, default=False)
-        if self._capture is None or not (forward_only and flagged):
+        settings = STREAM.settings
+        if self._capture is None or settings is None or not (forward_only and flagged):
             return super().forward_step(micro_batch, loss_function, forward_only)
 
-        start, settings = time.perf_counter(), STREAM.settings
+        start = time.perf_counter()
         micro_batch = micro_batch.to(get_device_id())
         input_ids = micro_batch["input_ids"]
         spans = token_spans(
@@ -98,15 +102,8 @@ class CaptureMixin:
         return loss, output
 
 
-@EngineRegistry.register(
-    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "amd"]
-)
-class PoiseFSDPEngine(CaptureMixin, FSDPEngineWithLMHead):
-    """FSDP1 and FSDP2 on CUDA and ROCm."""
-
-
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
-class PoiseCpuFSDPEngine(CaptureMixin, FSDPEngineWithLMHead):
+class PoiseCpuFSDPEngine(PoiseFSDPEngine):
     """FSDP2 over gloo. FSDP1 is not offered here: torch refuses its ``sync_module_states`` on CPU modules."""
 
     def _build_fsdp_module(self, module):

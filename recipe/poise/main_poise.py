@@ -21,9 +21,7 @@ def main(config):
         from recipe.poise.seeded_rollout import use_seeded_rollouts
 
         use_seeded_rollouts(config)
-    validate_config(
-        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-    )
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     from recipe.poise.task_runner import PoiseTaskRunner
 
     try:

@@ -20,12 +20,13 @@ def register() -> None:
 
 
 def check_registered() -> None:
-    """Raise RuntimeError when this process runs another verl than the seams were checked for, or without the plug-in."""
+    """Raise RuntimeError where the plug-in is not loaded, or verl is another than its seams were checked for."""
     found = version("verl")
     if found not in VERL_VERSIONS:
         raise RuntimeError(
-            f"POISE stands on hooks of verl {', '.join(VERL_VERSIONS)}, this process has verl {found}. Install the pinned "
-            "version (`pip install -e .` in the project), or run tests/recipe/test_contract.py against the new one and add "
+            f"POISE stands on hooks of verl {', '.join(VERL_VERSIONS)}, this process has verl {found}. "
+            "Install the pinned version (`pip install -e .` in the project), or run tests/recipe/test_contract.py "
+            "against the new one and add "
             "it to recipe.poise.plugin.VERL_VERSIONS."
         )
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":

@@ -1,8 +1,9 @@
 """The probe in verl's critic seat.
 
-verl fuses this worker into the actor's process, so the features that the engine captured are at hand. Per step verl calls
-``infer_batch`` (predict) and ``train_mini_batch`` (fit). Each rank sends its rows once, to rank 0, which holds the window,
-predicts with the probe of earlier steps, hands every rank its predictions, and later fits on the rows it has kept.
+verl fuses this worker into the actor's process, so the features that the engine captured are at hand. In each step
+verl calls ``infer_batch`` (predict) and ``train_mini_batch`` (fit). Each rank sends its rows once, to rank 0, which
+holds the window, predicts with the probe of earlier steps, hands every rank its predictions, and later fits on the rows
+it has kept.
 
 Shapes: B rows on this rank, N = world size x B rows in all, F features.
 """
@@ -45,8 +46,8 @@ def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
 class ProbeWorker(Worker, DistProfilerExtension):
     """Answers to the methods that verl's trainer calls on a critic.
 
-    `poise` and `capture` are set on a subclass by `configured`: verl builds the worker from its own critic config, which
-    has no room for ours.
+    `poise` and `capture` are set on a subclass by `configured`: verl builds the worker from its own critic config,
+    which has no room for ours.
     """
 
     poise: PoiseConfig
@@ -80,18 +81,19 @@ class ProbeWorker(Worker, DistProfilerExtension):
             self._mesh_known = True
         return Worker._query_dispatch_info(self, mesh_name)
 
-    def _require_engine(self) -> None:
+    def _require_engine(self) -> int:
+        """Hidden size of the capturing engine in this process."""
         if STREAM.hidden_size is None:
             raise RuntimeError(
                 "the probe found no capturing engine in its process. POISE needs the actor and the critic seat on one "
                 "resource pool, and actor_rollout_ref.model.external_lib=recipe.poise.engine"
             )
+        return STREAM.hidden_size
 
     def _require_bank(self) -> ProbeBank:
         """Rank 0's bank, built when the engine's sizes are known."""
         if self.bank is None:
-            self._require_engine()
-            layout = feature_layout(self.poise, STREAM.hidden_size)
+            layout = feature_layout(self.poise, self._require_engine())
             self.bank = ProbeBank(self.poise.probe, layout, device=STREAM.device, seed=self.poise.seed)
         return self.bank
 
@@ -105,8 +107,8 @@ class ProbeWorker(Worker, DistProfilerExtension):
     def infer_batch(self, data: TensorDict) -> TensorDict:
         """Predict with the probe fitted on earlier steps.
 
-        Returns ``poise_prediction`` (B, 3), and ``values`` (nested, one number repeated over the row's tokens) in the form
-        in which verl reads a critic's output.
+        Returns ``poise_prediction`` (B, 3), and ``values`` (nested, one number repeated over the row's tokens) in the
+        form in which verl reads a critic's output.
         """
         start = time.perf_counter()
         row_B3 = flat(data[ROW_FIELD]).to(STREAM.device)
@@ -120,7 +122,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
         head_N4, feature_NF = self._gather(head_B4), self._gather(feature_BF)
         count = len(row_B3)
         prediction_N3 = torch.empty(count * dist.get_world_size(), 3, device=feature_BF.device)
-        if self.rank == 0:
+        if head_N4 is not None and feature_NF is not None:  # rank 0
             prediction_N3.copy_(self._predict(head_N4, feature_NF))
         dist.broadcast(prediction_N3, src=0)
         prediction_B3 = prediction_N3[self.rank * count : (self.rank + 1) * count].cpu()
@@ -146,7 +148,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         """Put the step's rows in the window and fit; the metrics are rank 0's."""
         start, metrics = time.perf_counter(), {"mfu": 0.0}
-        if self.rank == 0:
+        if self._rows is not None:  # rank 0
             head_N4, feature_NF = self._rows
             metrics |= self._require_bank().update(
                 feature_NF,
@@ -191,7 +193,8 @@ class ProbeWorker(Worker, DistProfilerExtension):
         if not os.path.isdir(local_path):
             raise FileNotFoundError(
                 f"{local_path} does not exist: the checkpoint was not written by a POISE run. To start a probe anew on "
-                "this policy, give the policy as actor_rollout_ref.model.path (merged) and set trainer.resume_mode=disable."
+                "this policy, give the policy as actor_rollout_ref.model.path (merged) and set "
+                "trainer.resume_mode=disable."
             )
         self._require_bank().load(local_path)
         self._saved.append(local_path)
@@ -201,7 +204,7 @@ def _row_sums(rewards: Tensor) -> Tensor:
     """(B,) outcome reward from token-level rewards, nested or padded; NaN stays NaN."""
     if not rewards.is_nested:
         return rewards.float().sum(dim=-1)
-    lengths = rewards.offsets().diff()
+    lengths = rewards.offsets().diff()  # type: ignore[attr-defined]
     row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     values = rewards.values().float()
     return torch.zeros(len(lengths), device=values.device).index_add_(0, row.to(values.device), values)
@@ -209,4 +212,6 @@ def _row_sums(rewards: Tensor) -> Tensor:
 
 def configured(poise: PoiseConfig, capture: CaptureSettings) -> type[ProbeWorker]:
     """A subclass that carries the settings; it is pickled by value, since its module cannot be imported."""
-    return type("ConfiguredProbeWorker", (ProbeWorker,), {"poise": poise, "capture": capture, "__module__": "poise_run"})
+    return type(
+        "ConfiguredProbeWorker", (ProbeWorker,), {"poise": poise, "capture": capture, "__module__": "poise_run"}
+    )

@@ -99,7 +99,13 @@ def check_signals(names) -> None:
 
 
 def compute_signals(
-    names, spans: TokenSpans, entropy_T, log_prob_T, input_ids_T, eos_token_ids: tuple[int, ...], max_response_length: int
+    names,
+    spans: TokenSpans,
+    entropy_T,
+    log_prob_T,
+    input_ids_T,
+    eos_token_ids: tuple[int, ...],
+    max_response_length: int,
 ) -> Tensor:
     """The signals `names`, (R, S) float32, in that order. Raises ValueError for a name the pass cannot give."""
     for name in names:

@@ -12,7 +12,7 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
@@ -28,7 +28,7 @@ from recipe.poise.stream import CaptureSettings
 logger = logging.getLogger(__name__)
 
 
-class CpuMixin:
+class CpuMixin(PPOTrainer):
     """verl's trainer on a CPU: the same roles with workers that open a plain gloo group."""
 
     def _init_resource_pool_mgr(self):
@@ -42,7 +42,7 @@ class CpuMixin:
             self.role_worker_mapping[role] = ray.remote(worker)
 
 
-class PoiseMixin:
+class PoiseMixin(CpuMixin):
     """The probe in the critic's seat, and the way of its predictions to the advantage estimator."""
 
     def __init__(self, config):
@@ -108,6 +108,8 @@ class PoiseMixin:
         )
         with pairing(inputs):
             batch = super()._compute_advantage(batch, metrics)
+        if inputs.result is None:
+            raise RuntimeError("verl computed advantages without asking the estimator registered as 'poise'")
         metrics.update(inputs.result.metrics())
         return batch
 
@@ -122,11 +124,11 @@ class PoiseMixin:
         return batch
 
 
-class PoiseTrainerSync(PoiseMixin, CpuMixin, PPOTrainerSync):
+class PoiseTrainerSync(PoiseMixin, PPOTrainerSync):
     """trainer.v1.trainer_mode=sync with POISE."""
 
 
-class PoiseTrainerColocateAsync(PoiseMixin, CpuMixin, PPOTrainerColocateAsync):
+class PoiseTrainerColocateAsync(PoiseMixin, PPOTrainerColocateAsync):
     """trainer.v1.trainer_mode=colocate_async with POISE."""
 
 

