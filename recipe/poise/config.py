@@ -1,12 +1,16 @@
 """POISE's own settings (the key ``poise`` of the run's config) and the checks at start."""
 
+import logging
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
-from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, check_signals
+from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
+from recipe.poise.stream import CaptureSettings
+
+logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "recipe.poise.engine"
 TRAINER_MODES = ("sync", "colocate_async")
@@ -129,6 +133,26 @@ def check_config(config: DictConfig) -> PoiseConfig:
         "(poise.states=[prompt] poise.signals=[]).",
     )
     return poise
+
+
+def capture_settings(poise: PoiseConfig, tokenizer, max_response_length: int) -> CaptureSettings:
+    """What the engine needs of the settings and the tokenizer; warns once where there is no token for `end_think`."""
+    ids = tokenizer.encode(poise.end_think, add_special_tokens=False)
+    if len(ids) != 1:
+        logger.warning(
+            "the tokenizer has no single token %r: the response state is the mean of the last %d response tokens",
+            poise.end_think,
+            poise.num_tokens,
+        )
+    return CaptureSettings(
+        block=poise.block,
+        num_tokens=poise.num_tokens,
+        states=poise.states,
+        signals=tuple(name for name in poise.signals if name != REWARD),
+        end_think_id=ids[0] if len(ids) == 1 else None,
+        eos_token_ids=(tokenizer.eos_token_id,),
+        max_response_length=max_response_length,
+    )
 
 
 def check_block(poise: PoiseConfig, config: DictConfig) -> None:

@@ -94,7 +94,13 @@ class ProbeWorker(Worker, DistProfilerExtension):
         """Rank 0's bank, built when the engine's sizes are known."""
         if self.bank is None:
             layout = feature_layout(self.poise, self._require_engine())
-            self.bank = ProbeBank(self.poise.probe, layout, device=STREAM.device, seed=self.poise.seed)
+            self.bank = ProbeBank(
+                self.poise.probe,
+                layout,
+                device=STREAM.device,
+                seed=self.poise.seed,
+                self_target=self.poise.prompt_only,
+            )
         return self.bank
 
     def _gather(self, rows_BC: Tensor) -> Tensor | None:

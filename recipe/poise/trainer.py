@@ -4,7 +4,6 @@ Order in a step (verl's): log-prob pass with capture, predict, advantages, fit, 
 """
 
 import dataclasses
-import logging
 
 import ray
 import torch
@@ -16,16 +15,12 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from recipe.poise.config import PoiseConfig, read_poise_config
+from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
 from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
 from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
 from recipe.poise.rows import Rows, index_rows
-from recipe.poise.signals import REWARD
-from recipe.poise.stream import CaptureSettings
-
-logger = logging.getLogger(__name__)
 
 
 class CpuMixin(PPOTrainer):
@@ -49,27 +44,10 @@ class PoiseMixin(CpuMixin):
         self.poise: PoiseConfig = read_poise_config(config)
         super().__init__(config)
 
-    def _capture_settings(self) -> CaptureSettings:
-        ids = self.tokenizer.encode(self.poise.end_think, add_special_tokens=False)
-        if len(ids) != 1:
-            logger.warning(
-                "the tokenizer has no single token %r: the response state is the mean of the last %d response tokens",
-                self.poise.end_think,
-                self.poise.num_tokens,
-            )
-        return CaptureSettings(
-            block=self.poise.block,
-            num_tokens=self.poise.num_tokens,
-            states=self.poise.states,
-            signals=tuple(name for name in self.poise.signals if name != REWARD),
-            end_think_id=ids[0] if len(ids) == 1 else None,
-            eos_token_ids=(self.tokenizer.eos_token_id,),
-            max_response_length=self.config.data.max_response_length,
-        )
-
     def _init_resource_pool_mgr(self):
         super()._init_resource_pool_mgr()
-        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, self._capture_settings()))
+        capture = capture_settings(self.poise, self.tokenizer, self.config.data.max_response_length)
+        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, capture))
 
     def _compute_old_log_prob(self, batch, metrics):
         rows = index_rows(batch.keys, batch.tags)

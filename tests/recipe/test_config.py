@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from probe import ProbeSettings
-from recipe.poise.config import PoiseConfig, check_block, check_config, read_poise_config
+from recipe.poise.config import PoiseConfig, capture_settings, check_block, check_config, read_poise_config
 
 CONFIG_DIR = str(Path(__file__).parents[2] / "recipe/poise/config")
 
@@ -70,6 +70,23 @@ def test_a_block_that_the_model_lacks_is_refused(tmp_path, block, message):
         check_block(check_config(config), config)
     good = composed(f"actor_rollout_ref.model.path={tmp_path}", "poise.block=3")
     check_block(check_config(good), good)
+
+
+def test_a_tokenizer_without_the_end_of_thinking_gets_one_warning(caplog):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def tokenizer(vocabulary):
+        model = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+        model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(tokenizer_object=model, eos_token=".", unk_token="?")
+
+    poise = PoiseConfig(end_think="a b", signals=("reward", "length"))
+    settings = capture_settings(poise, tokenizer({"?": 0, ".": 1, "a": 2, "b": 3}), 8)
+    assert settings.end_think_id is None and settings.signals == ("length",) and settings.eos_token_ids == (1,)
+    assert len(caplog.records) == 1 and "no single token 'a b'" in caplog.text
+    one = capture_settings(PoiseConfig(end_think="</think>"), tokenizer({"?": 0, ".": 1, "</think>": 2}), 8)
+    assert one.end_think_id == 2 and len(caplog.records) == 1
 
 
 def test_the_entry_refuses_before_ray_starts():

@@ -23,13 +23,13 @@ IGNORED = -100
 class WarmStart:
     """Settings of the supervised phase."""
 
-    steps: int = 900
+    steps: int = 700
     """Optimiser steps."""
     batch: int = 64
     """Demonstrations a step."""
     lr: float = 3e-3
     """Highest learning rate: reached after 5% of the steps, then falling to zero by a cosine."""
-    careful_share: float = 0.6
+    careful_share: float = 0.5
     """First share of the steps, in which careful demonstrations only are shown: reliability before variety."""
     seed: int = 0
     """Of the demonstrations."""
