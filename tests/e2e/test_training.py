@@ -70,8 +70,11 @@ def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_pat
     for path in (unbroken.checkpoints / "global_step_4/critic").glob("*.safetensors"):
         expected, found = load_file(path), load_file(resumed.checkpoints / "global_step_4/critic" / path.name)
         assert expected.keys() == found.keys()
-        for name, tensor in expected.items():
-            assert found[name].double().numpy() == pytest.approx(tensor.double().numpy(), rel=2e-3, abs=2e-3), name
+        for name in expected:
+            first, second = (tensors[name].double() for tensors in (expected, found))
+            if ".window." in name:  # rows stand in the order in which their generation happened to finish
+                first, second = (tensor.sort(dim=0).values for tensor in (first, second))
+            assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3), name
 
 
 def test_colocate_async(run_poise, assets, tmp_path):
