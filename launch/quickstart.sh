@@ -52,7 +52,7 @@ fi
 if [[ -e "$OUT/metrics.jsonl" || -e "$OUT/checkpoints" ]]; then
   ASIDE="$OUT/earlier/$(date +%Y%m%d-%H%M%S)"
   mkdir -p "$ASIDE"
-  for name in finished metrics.jsonl figure.png checkpoints hydra; do
+  for name in finished metrics.jsonl figure.png train.log checkpoints hydra; do
     if [[ -e "$OUT/$name" ]]; then mv "$OUT/$name" "$ASIDE/"; fi
   done
   poise_say "the earlier run is now in $ASIDE"
@@ -86,9 +86,18 @@ if [[ $POISE_ACCELERATOR == gpu ]]; then # the config describes a CPU
   )
 fi
 
-poise_say "training; the first step takes some minutes to come"
+poise_say "training; the first step takes some minutes to come; everything it prints is in $OUT/train.log"
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
+python -m recipe.poise.quickstart_summary --follow --metrics "$OUT/metrics.jsonl" --out "$OUT" & # ends with this script
+FOLLOWER=$!
+STATUS=0
 poise_run python -m recipe.poise.main_poise --config-name poise_quickstart \
-  "${DATA[@]}" "${REWARD[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}"
+  "${DATA[@]}" "${REWARD[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}" >"$OUT/train.log" 2>&1 || STATUS=$?
+sleep 1.5 # its last lines
+kill "$FOLLOWER" 2>/dev/null && wait "$FOLLOWER" 2>/dev/null || true
+if ((STATUS)); then
+  tail -n 40 "$OUT/train.log" >&2
+  poise_fail "training ended with status $STATUS; the whole log is $OUT/train.log" || exit "$STATUS"
+fi
 printf '%s\n' "$SETTINGS" >"$OUT/finished"
 summarise

@@ -1,12 +1,15 @@
 """A run's figure and a short table, from the lines that verl's file logger wrote.
 
 ``python -m recipe.poise.quickstart_summary --metrics RUN/metrics.jsonl --out RUN`` prints the table and writes
-``RUN/figure.png``. A metric that the run did not log is shown as missing.
+``RUN/figure.png``. A metric that the run did not log is shown as missing. With ``--follow`` it prints a line per step
+while the run goes on, until the process that started it ends or stops it.
 """
 
 import argparse
 import json
+import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 MISSING = "missing"
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?:acc|reward)/mean@(?P<n>\d+)")
@@ -92,7 +96,7 @@ def table(metrics: Metrics) -> list[tuple[str, str]]:
     variance, rloo = metrics.series(VARIANCE), metrics.series(VARIANCE_RLOO)
     rows += [
         ("training steps", str(len(metrics.series(REWARD).steps))),
-        ("minutes in steps", shown(sum(seconds) / 60 if seconds else None, ".1f")),
+        ("minutes in steps, validation apart", shown(sum(seconds) / 60 if seconds else None, ".1f")),
         ("probe correlation, last 10 steps", shown(mean(correlation[-10:]))),
         ("advantage variance over RLOO's, last 10 steps", shown(_ratio(variance.values[-10:], rloo.values[-10:]))),
         ("rollout and actor agree (Pearson), lowest", shown(min(agreement, default=None), ".6f")),
@@ -138,6 +142,7 @@ def draw(metrics: Metrics, path: Path) -> None:
 
 def _finish(axes, title: str, unit: str) -> None:
     axes.set(title=title, xlabel="step", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if any(len(line.get_xdata()) for line in axes.lines) or axes.collections:
         if axes.get_legend_handles_labels()[0]:
@@ -146,11 +151,48 @@ def _finish(axes, title: str, unit: str) -> None:
         axes.text(0.5, 0.5, MISSING, ha="center", transform=axes.transAxes)
 
 
+def step_line(step: int, data: dict[str, float | None]) -> str:
+    """What a person watches: reward, probe, seconds, and accuracies where there was a validation."""
+    parts = [f"step {step:>4}"]
+    for name, label, form in (
+        (REWARD, "reward", ".3f"),
+        (CORRELATION, "probe correlation", ".2f"),
+        (STEP_SECONDS, "seconds", ".1f"),
+    ):
+        if name in data:
+            parts.append(f"{label} {shown(data[name], form)}")
+    accuracies = [(match["source"], data[name]) for name in sorted(data) if (match := VALIDATION.fullmatch(name))]
+    if accuracies:
+        parts.append("validation " + ", ".join(f"{source} {shown(value)}" for source, value in accuracies))
+    return "  ".join(parts)
+
+
+def follow(path: Path, poll_s: float = 1.0, silence_s: float = 30.0) -> None:
+    """Print `step_line` of each new line of `path`, which may not exist yet; ends when the parent process is gone."""
+    parent, start = os.getppid(), time.monotonic()
+    printed, spoke = 0, start
+    while os.getppid() == parent:
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        for line in whole[printed:]:
+            entry = json.loads(line)
+            print(step_line(entry["step"], entry["data"]), flush=True)
+        if len(whole) > printed:
+            printed, spoke = len(whole), time.monotonic()
+        elif not printed and time.monotonic() - spoke >= silence_s:
+            spoke = time.monotonic()
+            print(f"starting, {spoke - start:.0f} s", flush=True)
+        time.sleep(poll_s)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print a run's summary and draw its figure.")
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL of verl's file logger")
     parser.add_argument("--out", type=Path, required=True, help="folder for figure.png")
+    parser.add_argument("--follow", action="store_true", help="print steps as they come, draw nothing")
     args = parser.parse_args()
+    if args.follow:
+        return follow(args.metrics)
     if not args.metrics.is_file():
         parser.exit(
             1, f"no metrics at {args.metrics}: the run ended before its first step, or trainer.logger lacks 'file'\n"

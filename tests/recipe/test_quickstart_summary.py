@@ -45,7 +45,7 @@ def test_table_of_a_whole_run(write):
     assert rows["validation accuracy, mean"] == "0.250 -> 0.625 (+0.375), steps 0 to 4"
     assert rows["validation accuracy, chain_sum"] == "0.250 -> 0.750 (+0.500), steps 0 to 4"
     assert rows["training steps"] == "4"
-    assert rows["minutes in steps"] == "2.0"
+    assert rows["minutes in steps, validation apart"] == "2.0"
     assert rows["probe correlation, last 10 steps"] == "0.500"
     assert rows["advantage variance over RLOO's, last 10 steps"] == "0.500"
     assert rows["rollout and actor agree (Pearson), lowest"] == "0.999996"
@@ -84,3 +84,20 @@ def test_command_line(write, tmp_path):
     assert "training steps" in run.stdout and (tmp_path / "new" / "figure.png").is_file()
     run = subprocess.run([*command, str(tmp_path / "nothing.jsonl")], capture_output=True, text=True)
     assert run.returncode == 1 and "no metrics at" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_follow_prints_steps_as_they_come_and_ends_with_its_parent(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    follow = f"{sys.executable} -m recipe.poise.quickstart_summary --follow --metrics {path} --out {tmp_path}"
+    parent = subprocess.Popen(
+        ["bash", "-c", f"{follow} & read -r _"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    path.write_text(
+        '{"step": 0, "data": {"val-core/chain_sum/acc/mean@4": 0.25}}\n'
+        '{"step": 1, "data": {"critic/score/mean": 0.5, "poise/correlation": null, "timing_s/step": 4}}\n'
+        '{"step": 2, "da'
+    )
+    assert parent.stdout.readline() == "step    0  validation chain_sum 0.250\n"
+    assert parent.stdout.readline() == "step    1  reward 0.500  probe correlation missing  seconds 4.0\n"
+    output, _ = parent.communicate("\n", timeout=20)  # the pipe closes when the follower has ended, too
+    assert output == ""
