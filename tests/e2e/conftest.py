@@ -114,6 +114,12 @@ def run_poise():
 
 
 @pytest.fixture(scope="session")
+def kill_marked():
+    """The function that ends every process that inherited ``POISE_TEST_RUN=mark``: ``kill_marked(mark) -> int``."""
+    return kill_all
+
+
+@pytest.fixture(scope="session")
 def assets(tmp_path_factory) -> Path:
     """The embedded default's model and data, with a warm start of a few steps."""
     folder = tmp_path_factory.mktemp("assets")
