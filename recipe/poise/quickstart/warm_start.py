@@ -73,7 +73,9 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
     bar = tqdm(range(settings.steps), desc="warm start", unit="step", mininterval=1.0)
     for step in bar:
         only_careful = step < settings.careful_share * settings.steps
-        shares = {behaviours.careful: 1.0} if only_careful else behaviours.SHARES
+        shares: dict[behaviours.Behaviour, float] = behaviours.SHARES
+        if only_careful:
+            shares = {behaviours.careful: 1.0}
         batch = [next(source) for _ in range(settings.batch)]
         pairs = [(problem, behaviours.sample(problem, rng, shares)) for problem in batch]
         ids_BT, mask_BT, labels_BT = collate(tokenizer, pairs)
