@@ -112,7 +112,8 @@ def main() -> None:
     model = make_model(name, options.device)
     machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
     print(f"{machine}, {options.threads} thread(s), torch {torch.__version__}, transformers {hf.__version__}")
-    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {options.rows} rows, seed 0")
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{name}: {millions:.1f} M parameters, {options.rows} rows, seed 0")
     print(
         f"{'tokens/row':>10} {'without s':>10} {'with s':>10} {'ratio':>7} {'hook ms':>8} {'rows x 2D B':>12} {'added B':>12}"
     )
