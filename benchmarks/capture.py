@@ -114,9 +114,8 @@ def main() -> None:
     print(f"{machine}, {options.threads} thread(s), torch {torch.__version__}, transformers {hf.__version__}")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{name}: {millions:.1f} M parameters, {options.rows} rows, seed 0")
-    print(
-        f"{'tokens/row':>10} {'without s':>10} {'with s':>10} {'ratio':>7} {'hook ms':>8} {'rows x 2D B':>12} {'added B':>12}"
-    )
+    heads = ("tokens/row", "without s", "with s", "ratio", "hook ms", "rows x 2D B", "added B")
+    print("".join(f"{head:>12}" for head in heads))
     for length in options.lengths:
         one = Pass(model, options.rows, length, options.device)
         for capture in (False, True):
