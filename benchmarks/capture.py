@@ -114,8 +114,8 @@ def main() -> None:
     print(f"{machine}, {options.threads} thread(s), torch {torch.__version__}, transformers {hf.__version__}")
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{name}: {millions:.1f} M parameters, {options.rows} rows, seed 0")
-    heads = ("tokens/row", "without s", "with s", "ratio", "hook ms", "rows x 2D B", "added B")
-    print("".join(f"{head:>12}" for head in heads))
+    heads = ("tokens/row", "without s", "with s", "ratio", "ratio's IQR", "hook ms", "rows x 2D B", "added B")
+    print("".join(f"{head:>14}" for head in heads))
     for length in options.lengths:
         one = Pass(model, options.rows, length, options.device)
         for capture in (False, True):
@@ -128,11 +128,11 @@ def main() -> None:
                 peaks[capture].append(peak)
         hook = (one.capture.seconds - hook) / options.repeat
         plain, captured = (statistics.median(side) for side in seconds)
-        pairs = statistics.median(b / a for a, b in zip(*seconds, strict=True))
+        low, ratio, high = statistics.quantiles((b / a for a, b in zip(*seconds, strict=True)), n=4)
         added = max(peaks[1]) - max(peaks[0]) if options.device == "cuda" else one.bytes_of_hook()
         floor = options.rows * 2 * model.config.hidden_size * 4
-        cells = (f"{plain:.4f}", f"{captured:.4f}", f"{pairs:.4f}", f"{hook * 1e3:.2f}", f"{floor:,}", f"{added:,}")
-        print(f"{length:>12}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+        times = (f"{plain:.4f}", f"{captured:.4f}", f"{ratio:.4f}", f"{low:.3f}-{high:.3f}", f"{hook * 1e3:.2f}")
+        print(f"{length:>14}" + "".join(f"{cell:>14}" for cell in (*times, f"{floor:,}", f"{added:,}")), flush=True)
         one.capture.remove()
 
 
