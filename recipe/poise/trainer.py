@@ -73,15 +73,15 @@ class PoiseMixin(CpuMixin):
 
     def _compute_advantage(self, batch, metrics):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[PREDICTION_FIELD])
-        prediction_B3 = data[PREDICTION_FIELD]
-        if prediction_B3.is_nested:
-            prediction_B3 = prediction_B3.values().view(len(batch), -1)
+        prediction_B5 = data[PREDICTION_FIELD]
+        if prediction_B5.is_nested:
+            prediction_B5 = prediction_B5.values().view(len(batch), -1)
         rows: Rows = index_rows(batch.keys, batch.tags)
         inputs = Pairing(
             rows=rows,
-            value_B=prediction_B3[:, 0],
-            trusted_B=prediction_B3[:, 1] > 0,
-            constant_B=prediction_B3[:, 2],
+            value_B=prediction_B5[:, 0],
+            weight_B3=prediction_B5[:, 1:4],
+            constant_B=prediction_B5[:, 4],
             own_value=self.config.actor_rollout_ref.rollout.n == 1,
         )
         with pairing(inputs):
