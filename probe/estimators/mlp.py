@@ -14,17 +14,18 @@ from probe.subspace import Subspace
 
 
 class MLP(Estimator):
-    """tanh units on standardised projections, fitted on all rows by Adam with weight decay; has no left-out
-    predictions.
+    """tanh units on standardised projections, fitted by Adam; has no left-out predictions.
+
+    How long to learn is decided on a fifth of the prompts; then all rows are learned for as long.
 
     Args:
-        layout, rank, exact_features, seed: of the subspace; the seed also draws the first weights.
+        layout, rank, exact_features, seed: of the subspace; the seed also draws the first weights and the fifth.
         hidden: units.
-        steps, lr, weight_decay: of Adam.
+        steps: at most so many; lr, weight_decay: of Adam.
     """
 
     TENSORS = ("mean_", "scale_", "basis_", "spread_", "hidden_weight_", "hidden_bias_", "output_weight_")
-    NUMBERS = ("low_", "high_", "gain_", "output_bias_")
+    NUMBERS = ("low_", "high_", "gain_", "output_bias_", "steps_")
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class MLP(Estimator):
         rank: int = 96,
         exact_features: int = 512,
         hidden: int = 32,
-        steps: int = 150,
+        steps: int = 200,
         lr: float = 3e-3,
         weight_decay: float = 0.1,
         seed: int = 0,
@@ -46,6 +47,7 @@ class MLP(Estimator):
         self.hidden_bias_: Any = None
         self.output_weight_: Any = None
         self.output_bias_ = 0.0
+        self.steps_ = 0  # learned for
 
     mean_ = property(lambda s: s.subspace.mean_, lambda s, v: setattr(s.subspace, "mean_", v))
     scale_ = property(lambda s: s.subspace.scale_, lambda s, v: setattr(s.subspace, "scale_", v))
@@ -56,31 +58,47 @@ class MLP(Estimator):
     def fitted(self) -> bool:
         return self.output_weight_ is not None
 
-    @torch.enable_grad()
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> None:
         self.subspace.basis_ = None
         a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
-        spread_K = a_NK.std(dim=0, correction=0)
         # one scale for all: the leading directions keep their lead
-        self.spread_ = spread_K.max().clamp(min=1e-12).expand(len(spread_K)).clone()
+        self.spread_ = a_NK.std(dim=0, correction=0).max().clamp(min=1e-12).expand(a_NK.shape[1]).clone()
         a_NK = a_NK / self.spread_
+        prompts, place_N = torch.unique(group_N, return_inverse=True)
+        dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(self.seed))
+        out_N = (dealt.to(place_N.device) % 5 == 0)[place_N]
+        self.steps_ = self.steps
+        if 0 < out_N.sum() < len(out_N):
+            errors = self._learn(a_NK[~out_N], y_N[~out_N], self.steps, watch=(a_NK[out_N], y_N[out_N]))
+            self.steps_ = int(torch.tensor(errors).argmin())
+        self._learn(a_NK, y_N, self.steps_)
+
+    @torch.enable_grad()
+    def _learn(self, a_NK: Tensor, y_N: Tensor, steps: int, watch: tuple[Tensor, Tensor] | None = None) -> list[float]:
+        """Learn from the start; squared errors on `watch` before each step and after the last."""
         generator = torch.Generator().manual_seed(self.seed)
-
-        def start(*shape: int) -> Tensor:
-            return (torch.randn(*shape, generator=generator) / shape[0] ** 0.5).to(a_NK).requires_grad_()
-
-        weight_KH = start(a_NK.shape[1], self.hidden)
+        start_KH = torch.randn(a_NK.shape[1], self.hidden, generator=generator) / a_NK.shape[1] ** 0.5
+        weight_KH = start_KH.to(a_NK).requires_grad_()
         # nothing is said at first but the mean
         bias_H, output_H = (a_NK.new_zeros(self.hidden).requires_grad_() for _ in range(2))
         mean = y_N.mean()
         optimizer = torch.optim.AdamW([weight_KH, bias_H, output_H], lr=self.lr, weight_decay=self.weight_decay)
-        for _ in range(self.steps):
+
+        def error(x_NK: Tensor, target_N: Tensor) -> Tensor:
+            return ((x_NK @ weight_KH + bias_H).tanh() @ output_H + mean - target_N).square().mean()
+
+        errors = []
+        for _ in range(steps):
+            if watch is not None:
+                errors.append(error(*watch).item())
             optimizer.zero_grad()
-            loss = ((a_NK @ weight_KH + bias_H).tanh() @ output_H + mean - y_N).square().mean()
-            loss.backward()
+            error(a_NK, y_N).backward()
             optimizer.step()
+        if watch is not None:
+            errors.append(error(*watch).item())
         self.hidden_weight_, self.hidden_bias_ = weight_KH.detach(), bias_H.detach()
         self.output_weight_, self.output_bias_ = output_H.detach(), float(mean)
+        return errors
 
     def _predict(self, x_NF: Tensor) -> Tensor:
         a_NK = self.subspace.project(x_NF) / self.spread_

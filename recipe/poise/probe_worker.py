@@ -9,6 +9,7 @@ Shapes: B rows on this rank, F features.
 import os
 import shutil
 import time
+from pathlib import Path
 
 import torch
 from tensordict import TensorDict
@@ -19,7 +20,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler, DistProfilerExtension
 
 from probe import DistributedBank, FeatureLayout, ProbeBank
+from probe.study.dump import write_dump
 from recipe.poise.config import PoiseConfig
+from recipe.poise.dump import dump_layout
 from recipe.poise.engine import ROW_FIELD, flat
 from recipe.poise.plugin import check_registered
 from recipe.poise.signals import REWARD
@@ -110,12 +113,14 @@ class ProbeWorker(Worker, DistProfilerExtension):
         form in which verl reads a critic's output.
         """
         start = time.perf_counter()
+        step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
         row_B3 = flat(data[ROW_FIELD]).to(STREAM.device)
         feature_BF = STREAM.lookup(row_B3[:, 0])
         reward_B = _row_sums(data["rm_scores"]).to(feature_BF)
         if REWARD in self.poise.signals:
             feature_BF = torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)
         id_B, group_B, domain_B = row_B3.unbind(1)
+        self._dump(step, row_B3, reward_B)
         if not STREAM.collects:
             id_B = torch.full_like(id_B, -1)  # ranks that share a sequence hold the same rows: one of them counts
         said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B)
@@ -128,6 +133,24 @@ class ProbeWorker(Worker, DistProfilerExtension):
         offsets = data["input_ids"].offsets().cpu()
         values = torch.nested.nested_tensor_from_jagged(torch.repeat_interleave(value_B, offsets.diff()), offsets)
         return TensorDict({PREDICTION_FIELD: prediction_B5, "values": values}, batch_size=len(row_B3))
+
+    def _dump(self, step: int, row_B3: Tensor, reward_B: Tensor) -> None:
+        """Write this rank's rows for the offline study, in the steps that are dumped."""
+        dumped = STREAM.lookup_dump(row_B3[:, 0])
+        if dumped is None or not STREAM.collects:
+            return
+        known = row_B3[:, 0] >= 0  # no padding, no intermediate outputs
+        feature_BF, prompt_B = dumped
+        write_dump(
+            Path(str(self.poise.dump_features.folder)),
+            step,
+            self.rank,
+            dump_layout(STREAM.dump_places, self._require_engine()),
+            torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)[known],
+            reward_B[known],
+            prompt_B[known],
+            row_B3[known, 1],
+        )
 
     @register(dispatch_mode=_dispatch, blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:

@@ -16,6 +16,7 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
+from recipe.poise.dump import DUMP_FLAG
 from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
@@ -58,6 +59,8 @@ class PoiseMixin(CpuMixin):
             fields=TensorDict({ROW_FIELD: field}, batch_size=len(batch)),
         )
         batch.extra_info[CAPTURE_FLAG] = True  # gone again from the batch that verl's method returns
+        dump = self.poise.dump_features
+        batch.extra_info[DUMP_FLAG] = dump.folder is not None and self.global_steps % dump.every == 0
         return super()._compute_old_log_prob(batch, metrics)
 
     def _domains(self, batch) -> torch.Tensor:
@@ -68,7 +71,9 @@ class PoiseMixin(CpuMixin):
         return torch.tensor([self.poise.probe.domain_index(source) for source in data["data_source"].tolist()])
 
     def _compute_values(self, batch, metrics):
-        super()._compute_values(dataclasses.replace(batch, fields=INFER_FIELDS), metrics)
+        infer = dataclasses.replace(batch, fields=INFER_FIELDS)
+        infer.extra_info["poise_step"] = self.global_steps
+        super()._compute_values(infer, metrics)
         return batch
 
     def _compute_advantage(self, batch, metrics):
