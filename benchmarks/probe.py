@@ -159,12 +159,8 @@ def step() -> None:
 
 
 def drift() -> None:
-    print(
-        f"\nRMSE to the true value on 1,024 fresh rows after incremental steps of {args.new_rows} rows, as the signal"
-    )
-    print(
-        f"turns by {args.turn} a step; the peer is refitted on the same window; 5 points in the last half of {args.steps}"
-    )
+    print(f"\nRMSE to the true value on 1,024 fresh rows after incremental steps of {args.new_rows} rows")
+    print(f"The signal turns by {args.turn} a step; the peer is refitted on the same window; last half of {args.steps}")
     print(f"{'d':>6} {'window':>7} {'peer':>8} {'probe':>8} {'ratio':>6} {'worst':>6}")
     for size in args.sizes:
         for window_rows in args.windows:

@@ -47,8 +47,7 @@ class DistributedBank:
 
         Args:
             id_R: int64, distinct over all ranks; rows with a negative id are padding: predicted, not learned.
-            x_RF, reward_R, group_R, domain_R: as in `ProbeBank.update`; groups may span ranks. On one device, the one
-            that
+            x_RF, reward_R, group_R, domain_R: as in `ProbeBank.update`; groups may span ranks. All on the device that
                 the process group communicates from.
         """
         device = x_RF.device
