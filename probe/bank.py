@@ -11,73 +11,28 @@ import torch
 from torch import Tensor
 
 from probe import state
+from probe.domain import DomainProbe
+from probe.estimators import Estimator, make_estimator
 from probe.metrics import prediction_scores
 from probe.pairing import sibling_mean
-from probe.ridge import Ridge
 from probe.settings import FeatureLayout, ProbeSettings
-from probe.window import SlidingWindow
+from probe.window import newest_groups
+
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of R rows: value_R (float32, NaN where not fitted or the row is not finite), trusted_R (bool, the guard prefers
-    the probe over RLOO), constant_R (float32, mean reward of the window, NaN while it is empty)."""
+    """Of R rows: value_R (NaN where not fitted or the row is not finite), weight_R3 (of probe, RLOO and constant in the
+    row's baseline; sums to one), constant_R (mean reward of the window, NaN while it is empty). All float32."""
 
     value_R: Tensor
-    trusted_R: Tensor
+    weight_R3: Tensor
     constant_R: Tensor
 
 
-class DomainProbe:
-    """Window, ridge and guard of one domain."""
-
-    def __init__(self, settings: ProbeSettings, layout: FeatureLayout, device, seed: int):
-        self.settings = settings
-        self.window = SlidingWindow.empty(layout.num_features, device)
-        self.ridge = Ridge(settings, layout, seed)
-        self.low, self.high = 0.0, 1.0  # the rewards' range; widened when rewards leave it
-        self.trusted = False
-
-    def predict(self, x_RF: Tensor) -> Tensor:
-        if not self.ridge.fitted:
-            return torch.full((len(x_RF),), float("nan"), device=x_RF.device)
-        finite_R = x_RF.isfinite().all(dim=1)
-        value_R = self.ridge.predict(torch.where(finite_R.unsqueeze(1), x_RF, 0.0)).clamp(self.low, self.high)
-        return torch.where(finite_R, value_R, float("nan"))
-
-    def constant(self) -> float:
-        return self.window.reward_N.mean().item() if len(self.window) else float("nan")
-
-    def fit(self) -> dict[str, float]:
-        """Fit on the window; the guard's errors are those of left-out prompts."""
-        window = self.window
-        if len(window) < self.settings.min_rows:
-            return {"trusted": 0.0}
-        self.low = min(self.low, window.reward_N.min().item())
-        self.high = max(self.high, window.reward_N.max().item())
-        left_out_N = self.ridge.fit(window.feature_NF, window.target_N, window.group_N)
-        value_N = left_out_N.clamp(self.low, self.high)
-        reward_N = window.reward_N.double()
-        rloo_N = sibling_mean(reward_N, window.group_N)
-        paired_N = rloo_N.isfinite()
-        # the baseline a row would have got: its siblings' values; without a sibling (prompt-only probe), its own
-        baseline_N = torch.where(paired_N, sibling_mean(value_N, window.group_N), value_N)
-        error_probe = (reward_N - baseline_N).square().mean().item()
-        error_constant = reward_N.var(correction=0).item()
-        error_rloo = (reward_N - rloo_N)[paired_N].square().mean().item() if paired_N.any() else float("nan")
-        rival = error_rloo if paired_N.any() else error_constant
-        self.trusted = self.settings.guard == "off" or error_probe < rival
-        return {
-            "penalty": self.ridge.penalty,
-            "error_probe": error_probe,
-            "error_rloo": error_rloo,
-            "error_constant": error_constant,
-            "trusted": float(self.trusted),
-        }
-
-
 class ProbeBank:
-    """One `DomainProbe` per name in `settings.domain_names`.
+    """One `DomainProbe` per name in `settings.domain_names`, and a probe that domains short of rows share.
 
     Args:
         layout: what a feature row consists of.
@@ -90,6 +45,7 @@ class ProbeBank:
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
         self.updates = 0
         self.probes = [DomainProbe(settings, layout, self.device, seed) for _ in settings.domain_names]
+        self.shared: Estimator = make_estimator(settings, layout, seed)
 
     def _check(self, x_RF: Tensor, domain_R: Tensor | None) -> tuple[Tensor, Tensor]:
         if x_RF.ndim != 2 or x_RF.shape[1] != self.layout.num_features:
@@ -105,20 +61,30 @@ class ProbeBank:
     def predict(self, x_RF: Tensor, domain_R: Tensor | None = None) -> Prediction:
         """Values of rows by the probes fitted in earlier updates. Raises ValueError for rows of another width."""
         x_RF, domain_R = self._check(x_RF, domain_R)
-        value_R, constant_R = (torch.full((len(x_RF),), float("nan"), device=self.device) for _ in range(2))
-        trusted_R = torch.zeros(len(x_RF), dtype=torch.bool, device=self.device)
+        value_R, constant_R = (torch.full((len(x_RF),), NAN, device=self.device) for _ in range(2))
+        weight_R3 = torch.zeros(len(x_RF), 3, device=self.device)
         for index, probe in enumerate(self.probes):
-            rows = domain_R == index
-            value_R[rows] = probe.predict(x_RF[rows])
-            trusted_R[rows] = probe.trusted
-            constant_R[rows] = probe.constant()
-        return Prediction(value_R, trusted_R, constant_R)
+            rows = (domain_R == index).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            domain_RF = x_RF[rows] if len(self.probes) > 1 else x_RF
+            value_R[rows] = self._value(probe, domain_RF)
+            weight_R3[rows] = torch.tensor(probe.verdict.weight_E, device=self.device)
+            constant_R[rows] = probe.constant
+        return Prediction(value_R, weight_R3, constant_R)
+
+    def _value(self, probe: DomainProbe, x_RF: Tensor) -> Tensor:
+        share = self._own_share(probe)
+        if share >= 1.0:
+            return probe.predict(x_RF)
+        shared_R = self.shared.predict(x_RF)
+        return shared_R if share <= 0.0 else share * probe.predict(x_RF) + (1.0 - share) * shared_R
 
     @torch.no_grad()
     def update(
         self, x_RF: Tensor, reward_R: Tensor, group_R: Tensor, domain_R: Tensor | None = None, step: int = 0
     ) -> dict[str, float]:
-        """Score the present probes on the new rows, put the good ones into the windows, and fit.
+        """Score the present probes on the new rows, put the good ones into the windows, fit, and weigh the baselines.
 
         Args:
             x_RF, reward_R: features and the row's own reward; rows with a non-finite number, or without a sibling of
@@ -147,20 +113,51 @@ class ProbeBank:
         scored_R = good_R & before.value_R.isfinite()
         metrics |= prediction_scores(before.value_R[scored_R], target_R[scored_R], before.constant_R[scored_R])
         start = time.perf_counter()
-        for index, (name, probe) in enumerate(zip(self.settings.domain_names, self.probes, strict=True)):
-            rows = good_R & (domain_R == index)
-            probe.window.push(
-                x_RF[rows], reward_R[rows], target_R[rows], group_R[rows], step,
-                self.settings.window_rows, self.settings.max_age,
-            )  # fmt: skip
+        for index, probe in enumerate(self.probes):
+            rows = (good_R & (domain_R == index)).nonzero().squeeze(1)
+            probe.learn(x_RF[rows], reward_R[rows], target_R[rows], before.value_R[rows], group_R[rows], step)
+        left_out = self._fit_shared()
+        for name, probe, shared_left_out_N in zip(self.settings.domain_names, self.probes, left_out, strict=True):
             prefix = f"{name}/" if len(self.probes) > 1 else ""
-            metrics |= {f"{prefix}{key}": value for key, value in probe.fit().items()}
+            share = self._own_share(probe)
+            verdict = probe.judge(shared_left_out_N, share)
+            metrics |= {f"{prefix}{key}": value for key, value in verdict.items()}
             if prefix:
-                metrics[f"{prefix}window_rows"] = float(len(probe.window))
+                metrics |= {f"{prefix}window_rows": float(len(probe.window)), f"{prefix}own_share": share}
         metrics["window_rows"] = float(sum(len(probe.window) for probe in self.probes))
         metrics["time_solve_s"] = time.perf_counter() - start
         self.updates += 1
         return metrics
+
+    def _own_share(self, probe: DomainProbe) -> float:
+        """Weight of the domain's own probe against the shared one."""
+        return probe.own_share if self.shared.fitted else 1.0
+
+    def _fit_shared(self) -> list[Tensor | None]:
+        """Fit the shared probe while a domain borrows; its out-of-prompt predictions of each window's rows.
+
+        It is made of the newest rows of every domain, as many in all as one window holds, and only as long as a domain
+        with rows is short of them: a state that passes.
+        """
+        nothing: list[Tensor | None] = [None] * len(self.probes)
+        borrowers = [p for p in self.probes if len(p.window) and p.own_share < 1.0]
+        if len(self.probes) < 2 or not borrowers or not self.settings.borrow_rows:
+            return nothing
+        slots = [_newest(p, self.settings.window_rows // len(self.probes)) for p in self.probes]
+        if sum(map(len, slots)) < self.settings.min_rows:
+            return nothing
+        pairs = list(zip(self.probes, slots, strict=True))
+        group_N = torch.cat([p.window.group[s] * len(self.probes) + i for i, (p, s) in enumerate(pairs)])
+        x_NF = torch.cat([p.window.feature[s] for p, s in pairs])
+        self.shared.fit(x_NF, torch.cat([p.window.target[s] for p, s in pairs]), group_N)
+        if self.shared.left_out_ is None:
+            return nothing
+        parts = self.shared.left_out_.split([len(s) for s in slots])
+        whole = [len(s) == len(p.window) for p, s in pairs]  # a borrower has few rows: all of them took part
+        return [
+            part if all_of_it and probe in borrowers else None
+            for part, all_of_it, probe in zip(parts, whole, self.probes, strict=True)
+        ]
 
     def save(self, folder: str | Path) -> None:
         """Write the state to `folder`, atomically; see `probe.state`."""
@@ -169,3 +166,9 @@ class ProbeBank:
     def load(self, folder: str | Path) -> None:
         """Read what `save` wrote. Raises ValueError where it is another probe's or damaged, and says how."""
         state.load(self, Path(folder))
+
+
+def _newest(probe: DomainProbe, rows: int) -> Tensor:
+    """Slots of the domain's newest whole groups, at most `rows` rows, oldest first."""
+    order = probe.window.order
+    return order[newest_groups(probe.window.group[order], rows)]

@@ -1,22 +1,46 @@
-"""How good predictions of the expected reward are.
+"""How good predictions of the expected reward are, and what they do to the variance of the advantage.
 
-Shapes: R rows.
+Shapes: R rows, B bins.
 """
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
+
+from probe.pairing import sibling_mean
+
+NAN = float("nan")
 
 
 def pearson(a_R: Tensor, b_R: Tensor) -> float:
     """Pearson correlation, NaN where a side does not vary or there are fewer than two rows."""
     if len(a_R) < 2:
-        return float("nan")
+        return NAN
     a_R, b_R = a_R.double() - a_R.double().mean(), b_R.double() - b_R.double().mean()
     norm = (a_R.square().sum() * b_R.square().sum()).sqrt()
-    return (a_R @ b_R / norm).item() if norm > 0 else float("nan")
+    return (a_R @ b_R / norm).item() if norm > 0 else NAN
+
+
+def mae(value_R: Tensor, target_R: Tensor) -> float:
+    """Mean absolute error."""
+    return (value_R.double() - target_R.double()).abs().mean().item()
+
+
+def rmse(value_R: Tensor, target_R: Tensor) -> float:
+    """Root of the mean squared error."""
+    return (value_R.double() - target_R.double()).square().mean().sqrt().item()
+
+
+def brier_skill(value_R: Tensor, target_R: Tensor, constant_R: Tensor) -> float:
+    """1 - MSE / MSE of the constant: 0 is no better than it, 1 is perfect; NaN where the constant is perfect."""
+    reference = (target_R.double() - constant_R.double()).square().mean().item()
+    error = (target_R.double() - value_R.double()).square().mean().item()
+    return 1.0 - error / reference if reference > 0 else NAN
 
 
 def prediction_scores(value_R: Tensor, target_R: Tensor, constant_R: Tensor) -> dict[str, float]:
-    """Correlation, mean absolute error, and Brier skill: 1 - MSE / MSE of the constant. Empty without rows.
+    """Correlation, mean absolute error and Brier skill. Empty without rows.
 
     Args:
         value_R: predictions made before the rows were learned.
@@ -25,11 +49,69 @@ def prediction_scores(value_R: Tensor, target_R: Tensor, constant_R: Tensor) -> 
     """
     if not len(value_R):
         return {}
-    value_R, target_R, constant_R = value_R.double(), target_R.double(), constant_R.double()
-    reference = (target_R - constant_R).square().mean().item()
-    error = (target_R - value_R).square().mean().item()
     return {
         "correlation": pearson(value_R, target_R),
-        "mae": (target_R - value_R).abs().mean().item(),
-        "brier_skill": 1.0 - error / reference if reference > 0 else float("nan"),
+        "mae": mae(value_R, target_R),
+        "brier_skill": brier_skill(value_R, target_R, constant_R),
     }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of B bins of equal count, by value: mean value, mean target, the target's standard error, rows."""
+
+    value_B: Tensor
+    target_B: Tensor
+    error_B: Tensor
+    count_B: Tensor
+
+    @property
+    def expected_error(self) -> float:
+        """Mean |value - target| over rows by bin (expected calibration error)."""
+        weight_B = self.count_B / self.count_B.sum()
+        return float((weight_B * (self.value_B - self.target_B).abs()).sum())
+
+
+def calibration_curve(value_R: Tensor, target_R: Tensor, bins: int = 10) -> Calibration:
+    """Mean target beside mean value in bins of (nearly) equal count. Raises ValueError without rows."""
+    if not len(value_R):
+        raise ValueError("a calibration curve needs rows")
+    value_R, target_R = value_R.double(), target_R.double()
+    order = value_R.argsort(stable=True)
+    parts = [part for part in order.tensor_split(min(bins, len(order))) if len(part)]
+
+    def column(function) -> Tensor:
+        return torch.tensor([float(function(part)) for part in parts], dtype=torch.float64)
+
+    return Calibration(
+        value_B=column(lambda part: value_R[part].mean()),
+        target_B=column(lambda part: target_R[part].mean()),
+        error_B=column(lambda part: target_R[part].std(correction=0) / len(part) ** 0.5),
+        count_B=column(len),
+    )
+
+
+def advantage_variance(
+    value_R: Tensor, reward_R: Tensor, group_R: Tensor, oracle_R: Tensor | None = None
+) -> dict[str, float]:
+    """Mean square of reward minus baseline, by baseline, over the rows that have a sibling.
+
+    Of unbiased baselines (mean advantage zero) this is the variance that the gradient sees.
+
+    Args:
+        value_R: predictions from each row's own states; the baseline is the mean of its siblings' values.
+        oracle_R: the true expected reward, where it is known.
+
+    Returns:
+        probe, rloo, constant, and oracle where given; NaN without such rows.
+    """
+    reward_R = reward_R.double()
+    baselines = {
+        "probe": sibling_mean(value_R.double(), group_R),
+        "rloo": sibling_mean(reward_R, group_R),
+        "constant": reward_R.mean().expand(len(reward_R)),
+    }
+    if oracle_R is not None:
+        baselines["oracle"] = oracle_R.double()
+    paired_R = torch.stack([baseline.isfinite() for baseline in baselines.values()]).all(dim=0) & reward_R.isfinite()
+    return {name: (reward_R - b)[paired_R].square().mean().item() for name, b in baselines.items()}

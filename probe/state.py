@@ -14,13 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from probe.guard import Verdict
+
 if TYPE_CHECKING:
     from probe.bank import ProbeBank
+    from probe.estimators import Estimator
 
-VERSION = 1
+VERSION = 2
 MANIFEST, TENSORS = "probe.json", "probe.safetensors"
-WINDOW_TENSORS = ("feature_NF", "reward_N", "target_N", "group_N", "step_N")
-RIDGE_TENSORS = ("mean_F", "basis_PK", "weight_F")
 
 
 def _identity(bank: "ProbeBank") -> dict:
@@ -42,29 +43,47 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save(bank: "ProbeBank", folder: Path) -> None:
-    """Write `bank` to `folder`, replacing a state that is there."""
+def _number(value: float | int | None) -> float | int | None | str:
+    """JSON has no NaN and no infinity: they become words that float() reads."""
+    return str(value) if isinstance(value, float) and not (abs(value) < float("inf")) else value
+
+
+def _content(bank: "ProbeBank") -> tuple[dict[str, torch.Tensor], dict]:
+    """All tensors, and the manifest's own part of the state."""
     tensors: dict[str, torch.Tensor] = {}
+
+    def add(prefix: str, estimator: "Estimator", slots: torch.Tensor) -> dict:
+        learned, numbers = estimator.state(slots)
+        tensors.update({f"{prefix}.{key}": value for key, value in learned.items()})
+        return {key: _number(value) for key, value in numbers.items()}
+
     domains: dict[str, dict] = {}
     for name, probe in zip(bank.settings.domain_names, bank.probes, strict=True):
-        tensors |= {f"{name}.window.{key}": getattr(probe.window, key) for key in WINDOW_TENSORS}
-        tensors |= {f"{name}.ridge.{k}": v for k in RIDGE_TENSORS if (v := getattr(probe.ridge, k)) is not None}
+        rows, counters = probe.window.state()
+        tensors |= {f"{name}.window.{key}": value for key, value in rows.items()}
+        if probe.estimator.left_out_ is not None:
+            tensors[f"{name}.left_out"] = probe.estimator.left_out_
         domains[name] = {
-            "next_group": probe.window.next_group,
-            "intercept": probe.ridge.intercept,
-            "penalty": probe.ridge.penalty if probe.ridge.fitted else None,
-            "low": probe.low,
-            "high": probe.high,
-            "trusted": probe.trusted,
+            "window": counters,
+            "estimator": add(f"{name}.estimator", probe.estimator, probe.window.order),
+            "weights": list(probe.verdict.weight_E),
+            "errors": [_number(error) for error in probe.verdict.error_E],
         }
-    manifest = _identity(bank) | {"updates": bank.updates, "domains": domains}
+    shared = add("shared", bank.shared, torch.empty(0, dtype=torch.int64, device=bank.device))
+    return tensors, {"updates": bank.updates, "domains": domains, "shared": shared}
 
+
+def save(bank: "ProbeBank", folder: Path) -> None:
+    """Write `bank` to `folder`, replacing a state that is there."""
+    tensors, content = _content(bank)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary / TENSORS)
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    # copies: safetensors refuses tensors that share memory
+    copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    save_file(copies, temporary / TENSORS)
+    (temporary / MANIFEST).write_text(json.dumps(_identity(bank) | content, indent=1, allow_nan=False))
     for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
         _sync(path)
     if folder.exists():
@@ -88,16 +107,11 @@ def _differences(expected: dict, found: dict, path: str = "") -> list[str]:
     return lines
 
 
-def load(bank: "ProbeBank", folder: Path) -> None:
-    """Fill `bank` from `folder`.
-
-    Raises:
-        FileNotFoundError: no state there. ValueError: damaged, or written under other settings; says which.
-    """
+def _read(bank: "ProbeBank", folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         tensors = load_file(folder / TENSORS)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
         raise ValueError(f"the probe's state in {folder} is damaged ({error}): use an older checkpoint") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"the probe's state in {folder} is damaged (no manifest): use an older checkpoint")
@@ -108,20 +122,36 @@ def load(bank: "ProbeBank", folder: Path) -> None:
             f"the probe's state in {folder} was written under other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the run the checkpoint's settings, or start with trainer.resume_mode=disable."
         )
+    return {key: tensor.to(bank.device) for key, tensor in tensors.items()}, manifest
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{prefix}."): t for key, t in tensors.items() if key.startswith(f"{prefix}.")}
+
+
+def _numbers(entry: dict) -> dict[str, float | int | None]:
+    return {key: float(value) if isinstance(value, str) else value for key, value in entry.items()}
+
+
+def load(bank: "ProbeBank", folder: Path) -> None:
+    """Fill `bank` from `folder`; a bank that could not be filled is of no use afterwards.
+
+    Raises:
+        FileNotFoundError: no state there. ValueError: damaged, or written under other settings; says which.
+    """
+    tensors, manifest = _read(bank, folder)
     try:
         for name, probe in zip(bank.settings.domain_names, bank.probes, strict=True):
             entry = manifest["domains"][name]
-            for key in WINDOW_TENSORS:
-                setattr(probe.window, key, tensors[f"{name}.window.{key}"].to(bank.device))
-            for key in RIDGE_TENSORS:
-                tensor = tensors.get(f"{name}.ridge.{key}")
-                setattr(probe.ridge, key, None if tensor is None else tensor.to(bank.device))
-            probe.window.next_group = int(entry["next_group"])
-            probe.ridge.intercept = float(entry["intercept"])
-            probe.ridge.penalty = float("nan") if entry["penalty"] is None else float(entry["penalty"])
-            probe.low, probe.high, probe.trusted = float(entry["low"]), float(entry["high"]), bool(entry["trusted"])
+            probe.window.load_state(_part(tensors, f"{name}.window"), entry["window"])
+            learned = _part(tensors, f"{name}.estimator")
+            probe.estimator.load_state(learned, _numbers(entry["estimator"]), probe.window.rows)
+            probe.estimator.left_out_ = tensors.get(f"{name}.left_out")
+            weights, errors = (tuple(map(float, entry[key])) for key in ("weights", "errors"))
+            probe.verdict = Verdict(weights, errors)  # type: ignore[arg-type]
+        bank.shared.load_state(_part(tensors, "shared"), _numbers(manifest["shared"]), 0)
         bank.updates = int(manifest["updates"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the probe's state in {folder} lacks {error}: use an older checkpoint") from error
-    if any(probe.window.feature_NF.shape[1:] != (bank.layout.num_features,) for probe in bank.probes):
-        raise ValueError(f"the probe's window in {folder} has another width than its manifest says: damaged")
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(f"the probe's state in {folder} is damaged ({error}): use an older checkpoint") from error

@@ -1,6 +1,6 @@
-"""The rows a probe is fitted on: the newest ones, whole prompt groups in and out.
+"""The rows a probe is fitted on: the newest ones, whole prompt groups in and out, in memory that never grows.
 
-Shapes: N rows in the window, R new rows, F features.
+Shapes: C slots, N rows in the window, R new rows, F features.
 """
 
 from dataclasses import dataclass
@@ -8,65 +8,123 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLUMNS = ("feature", "reward", "target", "value", "group", "step", "serial")
 
-@dataclass
+
+@dataclass(frozen=True)
+class Change:
+    """What a `push` did: slots that hold new rows, and how many rows left."""
+
+    new_slots: Tensor
+    left: int
+
+
 class SlidingWindow:
-    """Attributes: feature_NF float32, reward_N (the row's own) and target_N float32, group_N int64 (growing with age of
-    the run: a larger id is newer), step_N int64."""
+    """At most `rows` rows of `features` numbers on `device`, in slots that rows keep while they stay.
 
-    feature_NF: Tensor
-    reward_N: Tensor
-    target_N: Tensor
-    group_N: Tensor
-    step_N: Tensor
-    next_group: int = 0
+    The rows are read through `order`: slots of the rows that are in the window, oldest first. Memory is
+    rows x features x 4 bytes, and 40 bytes a row besides.
 
-    @classmethod
-    def empty(cls, features: int, device) -> "SlidingWindow":
-        def column(dtype):
-            return torch.empty(0, dtype=dtype, device=device)
+    Columns, all over slots: feature (C, F) float32, reward, target (what the row's probe value should be), value (what
+    the probe said before it learned the row; NaN where it could not) float32, group, step, serial int64. A group with a
+    larger number is newer.
+    """
 
-        return cls(
-            torch.empty(0, features, device=device),
-            column(torch.float32),
-            column(torch.float32),
-            column(torch.int64),
-            column(torch.int64),
-        )
+    def __init__(self, rows: int, features: int, device="cpu"):
+        self.rows = rows
+        self.feature = torch.zeros(rows, features, device=device)
+        self.reward, self.target, self.value = (torch.zeros(rows, device=device) for _ in range(3))
+        self.group, self.step = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2))
+        self.serial = torch.full((rows,), -1, dtype=torch.int64, device=device)  # order of arrival; -1: free slot
+        self.next_group = 0
+        self.next_serial = 0
+        self._order: Tensor | None = None
+
+    @property
+    def order(self) -> Tensor:
+        """(N,) slots of the rows, oldest first."""
+        if self._order is None:
+            taken = (self.serial >= 0).nonzero().squeeze(1)
+            self._order = taken[self.serial[taken].argsort()]
+        return self._order
 
     def __len__(self) -> int:
-        return len(self.group_N)
+        return len(self.order)
 
     def push(
         self,
         feature_RF: Tensor,
         reward_R: Tensor,
         target_R: Tensor,
+        value_R: Tensor,
         group_R: Tensor,
         step: int,
-        rows: int,
-        max_age: int | None,
-    ) -> None:
-        """Add rows, then drop the oldest groups until at most `rows` rows of at most `max_age` steps are left."""
-        if len(group_R):
+        max_age: int | None = None,
+    ) -> Change:
+        """Add rows; the oldest groups make room for them, and rows older than `max_age` steps leave.
+
+        Of more new rows than the window holds, the last groups stay.
+        """
+        before = len(self)
+        keep_R = newest_groups(group_R, self.rows)
+        feature_RF, reward_R, target_R = feature_RF[keep_R], reward_R[keep_R], target_R[keep_R]
+        value_R, group_R = value_R[keep_R], group_R[keep_R]
+        # when not even all the new rows fit, nothing older stays
+        self._drop(len(group_R) if bool(keep_R.all()) else self.rows, step, max_age)
+        left = before - len(self)
+        free = (self.serial < 0).nonzero().squeeze(1)[: len(group_R)]
+        if len(free):
+            self.feature[free], self.reward[free], self.target[free] = feature_RF, reward_R, target_R
+            self.value[free], self.step[free] = value_R, step
             _, place_R = torch.unique(group_R, return_inverse=True)
-            new_R = place_R + self.next_group
-            self.next_group = int(new_R.max()) + 1
-            self.feature_NF = torch.cat([self.feature_NF, feature_RF])
-            self.reward_N = torch.cat([self.reward_N, reward_R])
-            self.target_N = torch.cat([self.target_N, target_R])
-            self.group_N = torch.cat([self.group_N, new_R])
-            self.step_N = torch.cat([self.step_N, torch.full_like(new_R, step)])
-        keep_N = torch.ones(len(self), dtype=torch.bool, device=self.group_N.device)
+            self.group[free] = place_R + self.next_group
+            self.serial[free] = self.next_serial + torch.arange(len(free), device=free.device)
+            self.next_group += int(place_R.max()) + 1
+            self.next_serial += len(free)
+        self._order = None
+        return Change(free, left)
+
+    def _drop(self, needed: int, step: int, max_age: int | None) -> None:
+        """Free slots: rows that are too old, then the oldest groups until `needed` rows fit."""
+        slots = self.order
         if max_age is not None:
-            keep_N &= self.step_N > step - max_age
-        if int(keep_N.sum()) > rows:
-            groups, counts = torch.unique(self.group_N[keep_N], return_counts=True)
-            newest_first = counts.flip(0).cumsum(0).flip(0)
-            fitting = groups[newest_first <= rows]
-            # one group larger than the window: keep it rather than nothing
-            oldest = fitting[0] if len(fitting) else groups[-1]
-            keep_N &= self.group_N >= oldest
-        if not bool(keep_N.all()):
-            for name in ("feature_NF", "reward_N", "target_N", "group_N", "step_N"):
-                setattr(self, name, getattr(self, name)[keep_N])
+            old = slots[self.step[slots] <= step - max_age]
+            self.serial[old] = -1
+            slots = slots[self.step[slots] > step - max_age]
+        surplus = len(slots) + needed - self.rows
+        if surplus > 0:
+            groups, counts = torch.unique(self.group[slots], return_counts=True)
+            last = groups[(counts.cumsum(0) >= surplus).nonzero()[0, 0]]  # the newest group that has to go
+            self.serial[slots[self.group[slots] <= last]] = -1
+        self._order = None
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """The rows, oldest first, by column, and the counters."""
+        slots = self.order
+        return {name: getattr(self, name)[slots] for name in COLUMNS}, {
+            "next_group": self.next_group,
+            "next_serial": self.next_serial,
+        }
+
+    def load_state(self, rows: dict[str, Tensor], counters: dict[str, int]) -> None:
+        """Set what `state` gave, in the first slots. Raises KeyError for a column that is missing, ValueError for one
+        of another shape."""
+        count = len(rows["serial"])
+        for name in COLUMNS:
+            column, saved = getattr(self, name), rows[name]
+            if count > self.rows or saved.shape != (count, *column.shape[1:]):
+                raise ValueError(f"column {name} of shape {tuple(saved.shape)} does not fit {tuple(column.shape)}")
+        self.serial[:] = -1
+        for name in COLUMNS:
+            getattr(self, name)[:count] = rows[name]
+        self.next_group, self.next_serial = int(counters["next_group"]), int(counters["next_serial"])
+        self._order = None
+
+
+def newest_groups(group_R: Tensor, rows: int) -> Tensor:
+    """(R,) bool: rows of the last groups (by first appearance of their largest id) that fit `rows`."""
+    if len(group_R) <= rows:
+        return torch.ones(len(group_R), dtype=torch.bool, device=group_R.device)
+    groups, place_R, counts = torch.unique(group_R, return_inverse=True, return_counts=True)
+    fits = counts.flip(0).cumsum(0).flip(0) <= rows
+    return fits[place_R]

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
+from recipe.poise.dump import DumpSettings
 from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.stream import CaptureSettings
 
@@ -32,6 +33,7 @@ class PoiseConfig:
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
         probe: settings of the value probe, see probe/settings.
         seed: of the probe's random projections.
+        dump_features: feature dumps for `python -m probe.study`, see recipe/poise/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
         as the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
     """
@@ -43,6 +45,7 @@ class PoiseConfig:
     end_think: str = "</think>"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     seed: int = 0
+    dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
 
     def __post_init__(self):
@@ -84,6 +87,7 @@ def read_poise_config(config: DictConfig) -> PoiseConfig:
     """
     node = _plain(config.poise)
     node["probe"] = _build(ProbeSettings, node.get("probe") or {}, "poise.probe")
+    node["dump_features"] = _build(DumpSettings, node.get("dump_features") or {}, "poise.dump_features")
     return _build(PoiseConfig, node, "poise")
 
 
@@ -132,6 +136,7 @@ def check_config(config: DictConfig) -> PoiseConfig:
         "would be biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
         "(poise.states=[prompt] poise.signals=[]).",
     )
+    poise.dump_features.check_folder()
     return poise
 
 
@@ -152,14 +157,15 @@ def capture_settings(poise: PoiseConfig, tokenizer, max_response_length: int) ->
         end_think_id=ids[0] if len(ids) == 1 else None,
         eos_token_ids=(tokenizer.eos_token_id,),
         max_response_length=max_response_length,
+        dump=poise.dump_features,
     )
 
 
 def check_block(poise: PoiseConfig, config: DictConfig) -> None:
-    """Read the model's own config and check that the block exists.
+    """Read the model's own config and check that the blocks exist.
 
     Raises:
-        ValueError: block out of range. OSError (transformers): the model's folder or hub id cannot be read.
+        ValueError: a block out of range. OSError (transformers): the model's folder or hub id cannot be read.
     """
     from transformers import AutoConfig
     from verl.utils.fs import copy_to_local
@@ -170,4 +176,5 @@ def check_block(poise: PoiseConfig, config: DictConfig) -> None:
     path = copy_to_local(model.get("hf_config_path") or model.path)
     hf_config = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False))
     hf_config = getattr(hf_config, "text_config", hf_config)
-    resolve_block(poise.block, hf_config.num_hidden_layers)
+    for block in (poise.block, *poise.dump_features.blocks):
+        resolve_block(block, hf_config.num_hidden_layers)

@@ -7,6 +7,7 @@ Shapes: R rows of a micro-batch, T its tokens (packed), L padded length, D hidde
 """
 
 import time
+from functools import partial
 
 import torch
 from verl.utils import tensordict_utils as tu
@@ -14,7 +15,8 @@ from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 
 from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
-from recipe.poise.signals import compute_signals
+from recipe.poise.dump import DUMP_FLAG, DumpCapture, prompt_hash
+from recipe.poise.signals import SIGNALS, compute_signals
 from recipe.poise.stream import STREAM
 
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
@@ -33,6 +35,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
     """FSDP1 and FSDP2 with a hook on one decoder block, armed during flagged forward-only passes."""
 
     _capture: HiddenStateCapture | None = None
+    _dump_capture: DumpCapture | None = None
 
     def _build_model_optimizer(self):
         super()._build_model_optimizer()
@@ -45,13 +48,15 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         if self.use_ulysses_sp:
             sp_group = self.ulysses_device_mesh["sp"].get_group()
             sp_rank = self.ulysses_device_mesh["sp"].get_local_rank()
-        self._capture = HiddenStateCapture(
-            find_blocks(self.module, config.num_hidden_layers)[block],
-            STREAM.settings.num_tokens,
-            sp_rank=sp_rank,
-            sp_size=self.ulysses_sequence_parallel_size,
-            sp_group=sp_group,
+        blocks = find_blocks(self.module, config.num_hidden_layers)
+        capture = partial(
+            HiddenStateCapture, sp_rank=sp_rank, sp_size=self.ulysses_sequence_parallel_size, sp_group=sp_group
         )
+        self._capture = capture(blocks[block], STREAM.settings.num_tokens)
+        dump = STREAM.settings.dump
+        if dump.folder is not None:
+            STREAM.dump_places = dump.places(block, STREAM.settings.num_tokens, config.num_hidden_layers)
+            self._dump_capture = DumpCapture(blocks, STREAM.dump_places, capture)
         STREAM.hidden_size = config.hidden_size
         STREAM.device = get_device_id()
         STREAM.dp_rank = self.get_data_parallel_rank()
@@ -73,29 +78,36 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         padded_length = None if packed else int(input_ids.offsets().diff().max())
         hook_seconds = self._capture.seconds
         self._capture.arm(spans, padded_length)
+        dump = self._dump_capture if tu.get_non_tensor_data(data=micro_batch, key=DUMP_FLAG, default=False) else None
+        if dump:
+            dump.arm(spans, padded_length)
         prepared = time.perf_counter()
         try:
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
             passed = time.perf_counter()
             prompt_RD, response_RD = self._capture.take()
+            dumped_RF = dump.take() if dump else None
         finally:
             self._capture.disarm()
+            if dump:
+                dump.disarm()
 
         states = {"prompt": prompt_RD, "response": response_RD}
         columns = [states[name] for name in settings.states]
+        signals = partial(
+            compute_signals,
+            spans=spans,
+            entropy_T=output["model_output"]["entropy"].values(),
+            log_prob_T=output["model_output"]["log_probs"].values(),
+            input_ids_T=input_ids.values(),
+            eos_token_ids=settings.eos_token_ids,
+            max_response_length=settings.max_response_length,
+        )
         if settings.signals:
-            columns.append(
-                compute_signals(
-                    settings.signals,
-                    spans,
-                    output["model_output"]["entropy"].values(),
-                    output["model_output"]["log_probs"].values(),
-                    input_ids.values(),
-                    settings.eos_token_ids,
-                    settings.max_response_length,
-                )
-            )
+            columns.append(signals(settings.signals))
         feature_RF = torch.cat(columns, dim=1).float()
+        if dumped_RF is not None:
+            STREAM.append_dump(torch.cat([dumped_RF, signals(SIGNALS)], dim=1), prompt_hash(input_ids.values(), spans))
         # host time outside verl's own pass, plus the time inside the hook
         seconds = (prepared - start) + (time.perf_counter() - passed) + (self._capture.seconds - hook_seconds)
         STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, seconds)

@@ -26,7 +26,7 @@ class Pairing:
 
     rows: Rows
     value_B: Tensor
-    trusted_B: Tensor
+    weight_B3: Tensor
     constant_B: Tensor
     own_value: bool
     result: Advantages | None = None
@@ -70,7 +70,7 @@ def poise_advantage(
         reward_B[seen],
         current.rows.group_B[seen],
         current.value_B[seen],
-        current.trusted_B[seen],
+        current.weight_B3[seen],
         current.constant_B[seen],
         own_value=current.own_value,
     )

@@ -1,19 +1,17 @@
 """The probe in verl's critic seat.
 
 verl fuses this worker into the actor's process, so the features that the engine captured are at hand. In each step
-verl calls ``infer_batch`` (predict) and ``train_mini_batch`` (fit). Each rank sends its rows once, to rank 0, which
-holds the window, predicts with the probe of earlier steps, hands every rank its predictions, and later fits on the rows
-it has kept.
+verl calls ``infer_batch`` (predict) and ``train_mini_batch`` (fit); `probe.DistributedBank` does both for all ranks.
 
-Shapes: B rows on this rank, N = world size x B rows in all, F features.
+Shapes: B rows on this rank, F features.
 """
 
 import os
 import shutil
 import time
+from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from tensordict import TensorDict
 from torch import Tensor
 from verl.single_controller.base import Worker
@@ -21,15 +19,17 @@ from verl.single_controller.base.decorator import Dispatch, make_nd_compute_data
 from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler, DistProfilerExtension
 
-from probe import FeatureLayout, ProbeBank
+from probe import DistributedBank, FeatureLayout, ProbeBank
+from probe.study.dump import write_dump
 from recipe.poise.config import PoiseConfig
+from recipe.poise.dump import dump_layout
 from recipe.poise.engine import ROW_FIELD, flat
 from recipe.poise.plugin import check_registered
 from recipe.poise.signals import REWARD
 from recipe.poise.stream import STREAM, CaptureSettings
 
 MESH = "poise"
-PREDICTION_FIELD = "poise_prediction"  # (B, 3) float32: value, trusted (0/1), constant
+PREDICTION_FIELD = "poise_prediction"  # (B, 5) float32: value; weights of probe, RLOO and constant; constant
 INFER_FIELDS = [ROW_FIELD, "input_ids", "rm_scores"]
 FIT_FIELDS = [ROW_FIELD]
 _dispatch = make_nd_compute_dataproto_dispatch_fn(mesh_name=MESH)
@@ -57,8 +57,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
         Worker.__init__(self)
         DistProfilerExtension.__init__(self, DistProfiler(rank=self.rank, config=None, tool_config=None))
         check_registered()
-        self.bank: ProbeBank | None = None
-        self._rows: tuple[Tensor, Tensor] | None = None  # rank 0: the step's rows, kept from predict to fit
+        self._bank: DistributedBank | None = None
         self._saved: list[str] = []
         self._mesh_known = False
         self._predict_seconds = 0.0
@@ -90,85 +89,81 @@ class ProbeWorker(Worker, DistProfilerExtension):
             )
         return STREAM.hidden_size
 
-    def _require_bank(self) -> ProbeBank:
-        """Rank 0's bank, built when the engine's sizes are known."""
-        if self.bank is None:
+    def _require_bank(self) -> DistributedBank:
+        """Built when the engine's sizes are known."""
+        if self._bank is None:
             layout = feature_layout(self.poise, self._require_engine())
-            self.bank = ProbeBank(
-                self.poise.probe,
-                layout,
-                device=STREAM.device,
-                seed=self.poise.seed,
-                self_target=self.poise.prompt_only,
-            )
-        return self.bank
-
-    def _gather(self, rows_BC: Tensor) -> Tensor | None:
-        """Rows (N, C) of all ranks on rank 0, in rank order; None elsewhere."""
-        parts = [torch.empty_like(rows_BC) for _ in range(dist.get_world_size())] if self.rank == 0 else None
-        dist.gather(rows_BC.contiguous(), parts, dst=0)
-        return None if parts is None else torch.cat(parts)
+            bank = None
+            if self.rank == 0:
+                bank = ProbeBank(
+                    self.poise.probe,
+                    layout,
+                    device=STREAM.device,
+                    seed=self.poise.seed,
+                    self_target=self.poise.prompt_only,
+                )
+            self._bank = DistributedBank(bank)
+        return self._bank
 
     @register(dispatch_mode=_dispatch, blocking=False)
     def infer_batch(self, data: TensorDict) -> TensorDict:
         """Predict with the probe fitted on earlier steps.
 
-        Returns ``poise_prediction`` (B, 3), and ``values`` (nested, one number repeated over the row's tokens) in the
+        Returns ``poise_prediction`` (B, 5), and ``values`` (nested, one number repeated over the row's tokens) in the
         form in which verl reads a critic's output.
         """
         start = time.perf_counter()
+        step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
         row_B3 = flat(data[ROW_FIELD]).to(STREAM.device)
         feature_BF = STREAM.lookup(row_B3[:, 0])
-        reward_B1 = _row_sums(data["rm_scores"]).to(feature_BF).unsqueeze(1)
+        reward_B = _row_sums(data["rm_scores"]).to(feature_BF)
         if REWARD in self.poise.signals:
-            feature_BF = torch.cat([feature_BF, reward_B1], dim=1)
-        head_B4 = torch.cat([row_B3.double(), reward_B1.double()], dim=1)  # ids are exact in float64
+            feature_BF = torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)
+        id_B, group_B, domain_B = row_B3.unbind(1)
+        self._dump(step, row_B3, reward_B)
         if not STREAM.collects:
-            head_B4[:, 0] = -1  # ranks that share a sequence hold the same rows: one of them counts
-        head_N4, feature_NF = self._gather(head_B4), self._gather(feature_BF)
-        count = len(row_B3)
-        prediction_N3 = torch.empty(count * dist.get_world_size(), 3, device=feature_BF.device)
-        if head_N4 is not None and feature_NF is not None:  # rank 0
-            prediction_N3.copy_(self._predict(head_N4, feature_NF))
-        dist.broadcast(prediction_N3, src=0)
-        prediction_B3 = prediction_N3[self.rank * count : (self.rank + 1) * count].cpu()
+            id_B = torch.full_like(id_B, -1)  # ranks that share a sequence hold the same rows: one of them counts
+        said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B)
+        columns = [said.value_R.unsqueeze(1), said.weight_R3, said.constant_R.unsqueeze(1)]
+        prediction_B5 = torch.cat(columns, dim=1).cpu()
         self._predict_seconds = time.perf_counter() - start
 
         # verl's critic metrics want a number: the window's mean stands in where there is no prediction yet
-        value_B = torch.where(prediction_B3[:, 0].isfinite(), prediction_B3[:, 0], prediction_B3[:, 2]).nan_to_num(0.0)
+        value_B = torch.where(prediction_B5[:, 0].isfinite(), prediction_B5[:, 0], prediction_B5[:, 4]).nan_to_num(0.0)
         offsets = data["input_ids"].offsets().cpu()
         values = torch.nested.nested_tensor_from_jagged(torch.repeat_interleave(value_B, offsets.diff()), offsets)
-        return TensorDict({PREDICTION_FIELD: prediction_B3, "values": values}, batch_size=count)
+        return TensorDict({PREDICTION_FIELD: prediction_B5, "values": values}, batch_size=len(row_B3))
 
-    def _predict(self, head_N4: Tensor, feature_NF: Tensor) -> Tensor:
-        """(N, 3) on rank 0; keeps the real rows, in the order of their ids, for the fit."""
-        domain_N = head_N4[:, 2].long()
-        prediction = self._require_bank().predict(feature_NF, domain_N)
-        real = (head_N4[:, 0] >= 0).nonzero().squeeze(1)
-        order = real[head_N4[real, 0].argsort()]  # the result must not depend on how rows were spread over ranks
-        self._rows = (head_N4[order], feature_NF[order])
-        columns = (prediction.value_R, prediction.trusted_R.float(), prediction.constant_R)
-        return torch.stack([column.float().to(feature_NF.device) for column in columns], dim=1)
+    def _dump(self, step: int, row_B3: Tensor, reward_B: Tensor) -> None:
+        """Write this rank's rows for the offline study, in the steps that are dumped."""
+        dumped = STREAM.lookup_dump(row_B3[:, 0])
+        if dumped is None or not STREAM.collects:
+            return
+        known = row_B3[:, 0] >= 0  # no padding, no intermediate outputs
+        feature_BF, prompt_B = dumped
+        write_dump(
+            Path(str(self.poise.dump_features.folder)),
+            step,
+            self.rank,
+            dump_layout(STREAM.dump_places, self._require_engine()),
+            torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)[known],
+            reward_B[known],
+            prompt_B[known],
+            row_B3[known, 1],
+        )
 
     @register(dispatch_mode=_dispatch, blocking=False)
     def train_mini_batch(self, data: TensorDict) -> TensorDict:
         """Put the step's rows in the window and fit; the metrics are rank 0's."""
         start, metrics = time.perf_counter(), {"mfu": 0.0}
-        if self._rows is not None:  # rank 0
-            head_N4, feature_NF = self._rows
-            metrics |= self._require_bank().update(
-                feature_NF,
-                head_N4[:, 3].float(),
-                head_N4[:, 1].long(),
-                head_N4[:, 2].long(),
-                step=int(tu.get_non_tensor_data(data=data, key="poise_step", default=0)),
-            )
-            metrics |= {
+        step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
+        learned = self._require_bank().update(step)
+        if learned:  # rank 0
+            metrics |= learned | {
                 "time_capture_s": STREAM.seconds,
                 "time_predict_s": self._predict_seconds,
                 "time_fit_s": time.perf_counter() - start,
             }
-        self._rows = None
         STREAM.clear()
         return tu.get_tensordict(
             tensor_dict={}, non_tensor_dict={"metrics": {name: [value] for name, value in metrics.items()}}
@@ -177,9 +172,10 @@ class ProbeWorker(Worker, DistProfilerExtension):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
         """Rank 0 writes weights, window and counters to `local_path`, atomically; older ones are rotated out."""
-        if self.rank != 0:
+        bank = self._require_bank().bank
+        if bank is None:  # not rank 0
             return
-        self._require_bank().save(local_path)
+        bank.save(local_path)
         if hdfs_path is not None:
             from verl.utils import hdfs_io
 
@@ -194,7 +190,8 @@ class ProbeWorker(Worker, DistProfilerExtension):
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False):
         """Raises FileNotFoundError where the checkpoint has no probe, ValueError where it is another probe's."""
-        if self.rank != 0:
+        bank = self._require_bank().bank
+        if bank is None:  # not rank 0
             return
         if not os.path.isdir(local_path):
             raise FileNotFoundError(
@@ -202,7 +199,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
                 "this policy, give the policy as actor_rollout_ref.model.path (merged) and set "
                 "trainer.resume_mode=disable."
             )
-        self._require_bank().load(local_path)
+        bank.load(local_path)
         self._saved.append(local_path)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from recipe.poise.dump import DumpSettings
+
 
 @dataclass(frozen=True)
 class CaptureSettings:
@@ -23,6 +25,7 @@ class CaptureSettings:
     end_think_id: int | None
     eos_token_ids: tuple[int, ...]
     max_response_length: int
+    dump: DumpSettings = DumpSettings()
 
 
 @dataclass
@@ -33,6 +36,7 @@ class FeatureStream:
         settings: None until the probe worker has set them; the engine then captures nothing.
         hidden_size: features of one state (D); None until an engine with capture was built.
         dp_rank, collects: the engine's place in verl's dispatch; only ranks that collect contribute rows.
+        dump_places: block and pooling of each pair of states in the dump.
     """
 
     settings: CaptureSettings | None = None
@@ -40,14 +44,28 @@ class FeatureStream:
     device: torch.device | str | None = None
     dp_rank: int = 0
     collects: bool = True
+    dump_places: tuple[tuple[int, int], ...] = ()
     seconds: float = 0.0
     _ids: list[Tensor] = field(default_factory=list)
     _features: list[Tensor] = field(default_factory=list)
+    _dumped: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def append(self, id_R: Tensor, feature_RF: Tensor, seconds: float) -> None:
         self._ids.append(id_R)
         self._features.append(feature_RF)
         self.seconds += seconds
+
+    def append_dump(self, feature_RF: Tensor, prompt_R: Tensor) -> None:
+        """Features for the dump and prompts of the rows that `append` was called with last."""
+        self._dumped.append((feature_RF, prompt_R))
+
+    def lookup_dump(self, id_N: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Features for the dump (N, F) and prompts (N,) of the rows `id_N`; None in a step that is not dumped."""
+        if not self._dumped:
+            return None
+        index = self._places(id_N)
+        features, prompts = zip(*self._dumped, strict=True)
+        return torch.cat(features)[index], torch.cat(prompts)[index]
 
     def lookup(self, id_N: Tensor) -> Tensor:
         """Features (N, F) float32 of the rows `id_N`, in their order.
@@ -56,6 +74,9 @@ class FeatureStream:
             RuntimeError: rows were not captured, which means that the log-prob pass ran without the capture flag, or
                 on another rank than this one.
         """
+        return torch.cat(self._features)[self._places(id_N)]
+
+    def _places(self, id_N: Tensor) -> Tensor:
         if not self._ids:
             raise RuntimeError(
                 "no hidden state was captured in the log-prob pass: the actor's engine is not POISE's. Is "
@@ -69,11 +90,12 @@ class FeatureStream:
         missing = known[index] != wanted
         if missing.any():
             raise RuntimeError(f"rows {wanted[missing].tolist()[:8]} were not captured on this rank")
-        return torch.cat(self._features)[index]
+        return index
 
     def clear(self) -> None:
         self._ids.clear()
         self._features.clear()
+        self._dumped.clear()
         self.seconds = 0.0
 
 

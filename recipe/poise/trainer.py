@@ -16,6 +16,7 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
+from recipe.poise.dump import DUMP_FLAG
 from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
@@ -58,6 +59,8 @@ class PoiseMixin(CpuMixin):
             fields=TensorDict({ROW_FIELD: field}, batch_size=len(batch)),
         )
         batch.extra_info[CAPTURE_FLAG] = True  # gone again from the batch that verl's method returns
+        dump = self.poise.dump_features
+        batch.extra_info[DUMP_FLAG] = dump.folder is not None and self.global_steps % dump.every == 0
         return super()._compute_old_log_prob(batch, metrics)
 
     def _domains(self, batch) -> torch.Tensor:
@@ -68,20 +71,22 @@ class PoiseMixin(CpuMixin):
         return torch.tensor([self.poise.probe.domain_index(source) for source in data["data_source"].tolist()])
 
     def _compute_values(self, batch, metrics):
-        super()._compute_values(dataclasses.replace(batch, fields=INFER_FIELDS), metrics)
+        infer = dataclasses.replace(batch, fields=INFER_FIELDS)
+        infer.extra_info["poise_step"] = self.global_steps
+        super()._compute_values(infer, metrics)
         return batch
 
     def _compute_advantage(self, batch, metrics):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[PREDICTION_FIELD])
-        prediction_B3 = data[PREDICTION_FIELD]
-        if prediction_B3.is_nested:
-            prediction_B3 = prediction_B3.values().view(len(batch), -1)
+        prediction_B5 = data[PREDICTION_FIELD]
+        if prediction_B5.is_nested:
+            prediction_B5 = prediction_B5.values().view(len(batch), -1)
         rows: Rows = index_rows(batch.keys, batch.tags)
         inputs = Pairing(
             rows=rows,
-            value_B=prediction_B3[:, 0],
-            trusted_B=prediction_B3[:, 1] > 0,
-            constant_B=prediction_B3[:, 2],
+            value_B=prediction_B5[:, 0],
+            weight_B3=prediction_B5[:, 1:4],
+            constant_B=prediction_B5[:, 4],
             own_value=self.config.actor_rollout_ref.rollout.n == 1,
         )
         with pairing(inputs):

@@ -1,9 +1,14 @@
 """POISE trains through verl for real: Ray, FSDP2 over gloo, vLLM with weight sync, the probe in the critic's seat."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from probe.study.dump import read_dumps
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -77,13 +82,32 @@ def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_pat
             assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3), name
 
 
-def test_colocate_async(run_poise, assets, tmp_path):
+def test_colocate_async_with_padding_and_a_feature_dump(run_poise, assets, tmp_path):
     run = run_poise(
         tmp_path, assets, *SMALL, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=2",
         "trainer.save_freq=-1", "actor_rollout_ref.model.use_remove_padding=False",
+        f"poise.dump_features.folder={tmp_path}/dump", "poise.dump_features.blocks=[0,1]",
+        "poise.dump_features.num_tokens=[1,10]",
     )  # fmt: skip
     assert sorted(run.metrics) == [1, 2]
     # in step 2 some rollouts are of the weights before the update: that is this mode's bargain
     assert run.metrics[1]["training/rollout_actor_probs_pearson_corr"] > 0.999
     assert run.metrics[2]["poise/rows"] == 32 and run.metrics[2]["poise/window_rows"] == 64
     assert run.metrics[2]["poise/share_probe"] + run.metrics[2]["poise/share_rloo"] == pytest.approx(1.0)
+
+    dump = read_dumps([tmp_path / "dump"])
+    assert dump.files == 2 and len(dump.reward_N) == 64 and len(dump.group_N.unique()) == 32
+    rewards = [run.metrics[step]["critic/score/mean"] for step in (1, 2)]
+    assert float(dump.reward_N.mean()) == pytest.approx(sum(rewards) / 2, abs=1e-6)
+    assert torch.equal(dump.columns(("reward",))[0][:, 0], dump.reward_N)
+    for place in ("0/1", "0/10", "1/1", "1/10"):
+        prompt_ND, _ = dump.columns((f"prompt@{place}",))
+        response_ND, _ = dump.columns((f"response@{place}",))
+        # rollouts of a prompt share its state, not their own
+        first, second = (prompt_ND[dump.group_N.argsort()][side::2] for side in (0, 1))
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+        assert len(response_ND.unique(dim=0)) > 32
+    command = [sys.executable, "-m", "probe.study", str(tmp_path / "dump"), "--out", str(tmp_path / "study")]
+    command += ["--estimators", "subspace_ridge"]
+    subprocess.run(command, check=True, timeout=120)
+    assert (tmp_path / "study/poise.yaml").exists()

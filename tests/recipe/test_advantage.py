@@ -38,7 +38,7 @@ class Policy:
         return total
 
 
-def poise(policy, with_reward, own_value=False):
+def poise(policy, with_reward, own_value=False, weights=(1.0, 0.0, 0.0)):
     def advantages(response_B):
         reward_B = policy.reward[response_B]
         value_B = policy.value[response_B] + (0.4 * reward_B if with_reward else 0.0)
@@ -47,7 +47,7 @@ def poise(policy, with_reward, own_value=False):
             reward_B.float(),
             torch.zeros(n, dtype=torch.int64),
             value_B.float(),
-            torch.ones(n, dtype=torch.bool),
+            torch.tensor(weights).expand(n, 3),
             torch.full((n,), 0.5),
             own_value=own_value,
         ).advantage_B.double()
@@ -55,11 +55,12 @@ def poise(policy, with_reward, own_value=False):
     return advantages
 
 
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.5, 0.3, 0.2)])
 @pytest.mark.parametrize("with_reward", [False, True])
 @pytest.mark.parametrize("n", [2, 3])
-def test_expected_gradient_is_exact(n, with_reward):
+def test_expected_gradient_is_exact(n, with_reward, weights):
     policy = Policy()
-    gap = policy.expected_gradient(n, poise(policy, with_reward)) - policy.exact_gradient()
+    gap = policy.expected_gradient(n, poise(policy, with_reward, weights=weights)) - policy.exact_gradient()
     assert gap.abs().max() < 1e-6
 
 
@@ -77,13 +78,13 @@ def test_a_prompt_only_value_is_unbiased_with_one_rollout():
     assert gap.abs().max() < 1e-6
 
 
-def advantages_of(reward, group, value, trusted=True, constant=NAN):
+def advantages_of(reward, group, value, weights=(1.0, 0.0, 0.0), constant=NAN):
     count = len(reward)
     return compute_advantages(
         torch.tensor(reward),
         torch.tensor(group),
         torch.tensor(value),
-        torch.full((count,), trusted),
+        torch.tensor(weights).expand(count, 3),
         torch.full((count,), constant),
     )
 
@@ -94,11 +95,20 @@ def test_pairs_take_each_others_value():
     assert result.source_B.tolist() == [PROBE] * 4
 
 
-def test_until_the_probe_is_trusted_the_baseline_is_rloo():
-    result = advantages_of([1.0, 0.0, 0.0], [0, 0, 0], [0.9, 0.9, 0.9], trusted=False)
+def test_until_the_probe_has_weight_the_baseline_is_rloo():
+    result = advantages_of([1.0, 0.0, 0.0], [0, 0, 0], [0.9, 0.9, 0.9], weights=(0.0, 1.0, 0.0))
     assert result.advantage_B.tolist() == [1.0, -0.5, -0.5]
     assert result.source_B.tolist() == [RLOO] * 3
     assert result.metrics()["poise/share_rloo"] == 1.0
+
+
+def test_baselines_are_mixed_by_weight():
+    result = advantages_of([1.0, 0.0], [0, 0], [0.25, 0.5], weights=(0.5, 0.25, 0.25), constant=0.5)
+    assert result.baseline_B.tolist() == [0.25 + 0.0 + 0.125, 0.125 + 0.25 + 0.125]
+    assert result.source_B.tolist() == [PROBE] * 2
+    # without a sibling only the constant is left, and takes all the weight
+    alone = advantages_of([1.0], [0], [0.25], weights=(0.5, 0.25, 0.25), constant=0.5)
+    assert (alone.baseline_B.tolist(), alone.source_B.tolist()) == ([0.5], [CONSTANT])
 
 
 def test_a_bad_row_is_left_out_and_its_sibling_unharmed():
@@ -127,8 +137,8 @@ def test_order_of_rows_does_not_matter():
     generator = torch.Generator().manual_seed(1)
     reward_B, value_B = torch.rand(30, generator=generator), torch.rand(30, generator=generator)
     group_B = torch.arange(30) // 3
-    trusted_B, constant_B = torch.ones(30, dtype=torch.bool), torch.zeros(30)
+    weight_B3, constant_B = torch.tensor([0.5, 0.3, 0.2]).expand(30, 3), torch.zeros(30)
     order = torch.randperm(30, generator=generator)
-    plain = compute_advantages(reward_B, group_B, value_B, trusted_B, constant_B).advantage_B
-    mixed = compute_advantages(reward_B[order], group_B[order], value_B[order], trusted_B, constant_B).advantage_B
+    plain = compute_advantages(reward_B, group_B, value_B, weight_B3, constant_B).advantage_B
+    mixed = compute_advantages(reward_B[order], group_B[order], value_B[order], weight_B3, constant_B).advantage_B
     torch.testing.assert_close(mixed, plain[order])

@@ -1,0 +1,256 @@
+"""What the probe costs and how good it is, beside the paper's form in scikit-learn, on planted data.
+
+    python benchmarks/probe.py [--parts quality step drift memory growth] [--device cuda]
+
+One thread unless --threads says otherwise; medians; ratios within one run. The peer is a batched pipeline of the
+paper's form, refitted from scratch at each step: randomised PCA of 32 and 64 directions, StandardScaler, Ridge(100),
+clip.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import mean, median
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # this file bears the name of the package it measures
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+PARTS = ("quality", "step", "drift", "memory", "growth")
+parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+parser.add_argument("--sizes", nargs="+", type=int, default=[1536, 2560, 4096], help="features of a state")
+parser.add_argument("--windows", nargs="+", type=int, default=[2048, 4096, 10240], help="rows of a window")
+parser.add_argument("--new-rows", type=int, default=512, help="rows per step")
+parser.add_argument("--steps", type=int, default=300, help="of the drifting signal")
+parser.add_argument("--turn", type=float, default=0.02, help="how far the signal turns in a step")
+parser.add_argument("--repeat", type=int, default=24, help="steps to take the median of")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--threads", type=int, default=1)
+parser.add_argument("--device", default="cpu")
+args = parser.parse_args()
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = str(args.threads)  # before numpy and torch are loaded
+
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from sklearn.decomposition import PCA  # noqa: E402
+from sklearn.linear_model import Ridge  # noqa: E402
+from sklearn.preprocessing import StandardScaler  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from probe import ProbeBank, ProbeSettings  # noqa: E402
+from probe.estimators import make_estimator  # noqa: E402
+from probe.metrics import rmse  # noqa: E402
+from probe.planted import PlantedRows, PlantedWorld  # noqa: E402
+
+HELD_OUT = 1024
+
+
+def now() -> float:
+    if args.device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(function):
+    start = now()
+    result = function()
+    return result, now() - start
+
+
+class Peer:
+    """The paper's form."""
+
+    def __init__(self, state_size: int):
+        self.slices = (slice(0, state_size), slice(state_size, 2 * state_size), slice(2 * state_size, None))
+
+    def _reduce(self, x_NF: np.ndarray) -> np.ndarray:
+        parts = [pca.transform(x_NF[:, block]) for pca, block in zip(self.pcas, self.slices, strict=False)]
+        return np.concatenate([*parts, x_NF[:, self.slices[2]]], axis=1)
+
+    def fit(self, x_NF: np.ndarray, y_N: np.ndarray) -> "Peer":
+        self.pcas = [
+            PCA(count, svd_solver="randomized", random_state=42).fit(x_NF[:, block])
+            for count, block in zip((32, 64), self.slices, strict=False)
+        ]
+        features = self._reduce(x_NF)
+        self.scaler = StandardScaler().fit(features)
+        self.ridge = Ridge(alpha=100.0).fit(self.scaler.transform(features), y_N)
+        return self
+
+    def predict(self, x_NF: np.ndarray) -> np.ndarray:
+        return np.clip(self.ridge.predict(self.scaler.transform(self._reduce(x_NF))), 0, 1)
+
+
+def peer_rmse(peer: Peer, rows: PlantedRows) -> float:
+    return rmse(torch.from_numpy(peer.predict(rows.x_NF.numpy())), rows.value_N)
+
+
+def settings(**changes) -> ProbeSettings:
+    return ProbeSettings(**changes)
+
+
+def quality() -> None:
+    print("\nRMSE to the true value on 1,024 held-out rows, fitted from scratch; seconds to fit")
+    print(f"{'d':>6} {'rows':>6} {'peer':>8} {'s':>6}   " + "  ".join(f"{k:>16} {'ratio':>6} {'s':>6}" for k in KINDS))
+    for size in args.sizes:
+        for count in args.windows:
+            world = PlantedWorld(size, args.seed)
+            train, test = world.draw(count), world.draw(HELD_OUT)
+            peer, seconds = timed(lambda: Peer(size).fit(train.x_NF.numpy(), train.target_N.numpy()))  # noqa: B023
+            error = peer_rmse(peer, test)
+            line = f"{size:>6} {count:>6} {error:>8.4f} {seconds:>6.2f}   "
+            for kind in KINDS:
+                estimator = make_estimator(settings(kind=kind), world.layout())
+                x, y, g = (t.to(args.device) for t in (train.x_NF, train.target_N, train.group_N))
+                _, seconds = timed(lambda: estimator.fit(x, y, g))  # noqa: B023
+                own = rmse(estimator.predict(test.x_NF.to(args.device)).cpu(), test.value_N)
+                line += f"{own:>16.4f} {own / error:>6.3f} {seconds:>6.2f}  "
+            print(line, flush=True)
+
+
+KINDS = ("subspace_ridge", "logistic")
+
+
+def learn(bank: ProbeBank, rows: PlantedRows, step: int, domain_R=None) -> tuple[float, float]:
+    """Seconds of predict and update."""
+    x, reward, group = (t.to(args.device) for t in (rows.x_NF, rows.reward_N, rows.group_N))
+    _, predict = timed(lambda: bank.predict(x, domain_R))
+    _, update = timed(lambda: bank.update(x, reward, group, domain_R, step=step))
+    return predict, update
+
+
+def step() -> None:
+    """One step of three domains whose windows are full."""
+    size, windows = 2560, (4096, 3072, 3072)
+    world = PlantedWorld(size, args.seed)
+    banks = [ProbeBank(settings(window_rows=rows), world.layout(), device=args.device) for rows in windows]
+    share = [args.new_rows * rows // sum(windows) // 2 * 2 for rows in windows]
+    for bank, rows in zip(banks, windows, strict=True):
+        learn(bank, world.draw(rows), step=0)
+    times = []
+    for number in tqdm(range(args.repeat), desc="step", leave=False):
+        parts = [learn(bank, world.draw(count), number + 1) for bank, count in zip(banks, share, strict=True)]
+        times.append((sum(p for p, _ in parts), sum(u for _, u in parts)))
+    peers = []
+    new_rows = [world.draw(count).x_NF.numpy() for count in share]
+    for _ in range(3):
+        seconds = 0.0
+        for bank, fresh in zip(banks, new_rows, strict=True):
+            window = bank.probes[0].window
+            x, y = window.feature[window.order].cpu().numpy(), window.target[window.order].cpu().numpy()
+            peer, fit = timed(lambda: Peer(size).fit(x, y))  # noqa: B023
+            _, predict = timed(lambda: peer.predict(fresh))  # noqa: B023
+            seconds += fit + predict
+        peers.append(seconds)
+    totals = [p + u for p, u in times]
+    print(
+        f"\nOne step, three domains of {'/'.join(map(str, windows))} rows, d = {size}, {sum(share)} new rows; seconds"
+    )
+    print(f"{'':>8} {'median':>8} {'mean':>8} {'max':>8}")
+    for name, values in (("predict", [p for p, _ in times]), ("update", [u for _, u in times]), ("total", totals)):
+        print(f"{name:>8} {median(values):>8.4f} {mean(values):>8.4f} {max(values):>8.4f}")
+    print(f"{'peer':>8} {median(peers):>8.4f} {mean(peers):>8.4f} {max(peers):>8.4f}")
+    print(f"peer / total: median {median(peers) / median(totals):.1f}, mean {mean(peers) / mean(totals):.1f}")
+
+
+def drift() -> None:
+    print(f"\nRMSE to the true value on 1,024 fresh rows after incremental steps of {args.new_rows} rows")
+    print(f"The signal turns by {args.turn} a step; the peer is refitted on the same window; last half of {args.steps}")
+    print(f"{'d':>6} {'window':>7} {'peer':>8} {'probe':>8} {'ratio':>6} {'worst':>6}")
+    for size in args.sizes:
+        for window_rows in args.windows:
+            world = PlantedWorld(size, args.seed, turn=args.turn)
+            bank = ProbeBank(settings(window_rows=window_rows), world.layout(), device=args.device)
+            points = {args.steps - 1 - args.steps // 10 * index for index in range(5)}
+            errors = []
+            for number in tqdm(range(args.steps), desc=f"drift d={size} {window_rows}", leave=False):
+                learn(bank, world.draw(args.new_rows), number)
+                if number in points:
+                    test, window = world.draw(HELD_OUT), bank.probes[0].window
+                    x, y = window.feature[window.order].cpu().numpy(), window.target[window.order].cpu().numpy()
+                    own = rmse(bank.predict(test.x_NF).value_R.cpu(), test.value_N)
+                    errors.append((peer_rmse(Peer(size).fit(x, y), test), own))
+                world.advance()
+            peer, own = (mean(column) for column in zip(*errors, strict=True))
+            worst = max(o / p for p, o in errors)
+            print(f"{size:>6} {window_rows:>7} {peer:>8.4f} {own:>8.4f} {own / peer:>6.3f} {worst:>6.3f}", flush=True)
+
+
+class PeakMemory:
+    """Largest growth of this process's memory inside the block, sampled every millisecond; on a GPU, the
+    allocator's."""
+
+    def __enter__(self):
+        self.process, self.done = psutil.Process(), threading.Event()
+        self.start = self.peak = self.process.memory_info().rss
+        if args.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+            self.start = torch.cuda.memory_allocated()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while not self.done.wait(0.001):
+            self.peak = max(self.peak, self.process.memory_info().rss)
+
+    def __exit__(self, *exception):
+        self.done.set()
+        self.thread.join()
+        if args.device != "cpu":
+            self.peak = torch.cuda.max_memory_allocated()
+        self.added = self.peak - self.start
+
+
+def memory() -> None:
+    print("\nMemory in MB: what stays, against rows x features x 4 bytes; the solver's workspace in a refresh")
+    print(f"{'d':>6} {'rows':>6} {'rows x F x 4':>13} {'window':>8} {'ratio':>6} {'estimator':>10} {'workspace':>10}")
+    for size in args.sizes:
+        for count in args.windows:
+            world = PlantedWorld(size, args.seed)
+            bank = ProbeBank(settings(window_rows=count), world.layout(), device=args.device)
+            learn(bank, world.draw(count), 0)
+            probe = bank.probes[0]
+            window = _bytes(vars(probe.window).values())
+            estimator = _bytes(probe.estimator.state(probe.window.order)[0].values())
+            rows = world.draw(args.new_rows)
+            probe.estimator.refresh_share = 0.0  # refresh now
+            with PeakMemory() as peak:
+                learn(bank, rows, 1)
+            base = count * world.layout().num_features * 4
+            print(
+                f"{size:>6} {count:>6} {base / 1e6:>13.1f} {window / 1e6:>8.1f} {(window + estimator) / base:>6.3f} "
+                f"{estimator / 1e6:>10.1f} {peak.added / 1e6:>10.1f}",
+                flush=True,
+            )
+
+
+def _bytes(values) -> int:
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, torch.Tensor))
+
+
+def growth() -> None:
+    print(f"\nSeconds of a step with {args.new_rows} new rows and one full window: median, and mean with its refreshes")
+    print(f"{'d':>6} {'rows':>6} {'predict':>8} {'update':>8} {'mean':>8}")
+    for size in args.sizes:
+        for count in args.windows:
+            world = PlantedWorld(size, args.seed)
+            bank = ProbeBank(settings(window_rows=count), world.layout(), device=args.device)
+            learn(bank, world.draw(count), 0)
+            times = [learn(bank, world.draw(args.new_rows), number + 1) for number in range(args.repeat)]
+            predict, update = (median(column) for column in zip(*times, strict=True))
+            print(f"{size:>6} {count:>6} {predict:>8.4f} {update:>8.4f} {mean(map(sum, times)):>8.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(args.threads)
+    where = torch.cuda.get_device_name() if args.device != "cpu" else f"{platform.machine()} CPU"
+    print(f"{where}, {args.threads} thread(s), torch {torch.__version__}, numpy {np.__version__}, seed {args.seed}")
+    for part in PARTS:
+        if part in args.parts:
+            {"quality": quality, "step": step, "drift": drift, "memory": memory, "growth": growth}[part]()

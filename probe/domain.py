@@ -1,0 +1,81 @@
+"""One domain's probe: a window, an estimator that follows it, and the guard's verdict.
+
+Shapes: R rows of a step, N rows in the window, F features.
+"""
+
+import torch
+from torch import Tensor
+
+from probe.estimators import Estimator, make_estimator
+from probe.guard import BASELINES, Verdict, judge
+from probe.settings import FeatureLayout, ProbeSettings
+from probe.window import SlidingWindow
+
+RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
+
+
+class DomainProbe:
+    """Learns by `learn` and says what a row is worth by `predict`; `judge` afterwards sets the weights."""
+
+    def __init__(self, settings: ProbeSettings, layout: FeatureLayout, device, seed: int):
+        self.settings = settings
+        self.window = SlidingWindow(settings.window_rows, layout.num_features, device)
+        self.estimator: Estimator = make_estimator(settings, layout, seed)
+        self.verdict = RLOO_ONLY
+
+    def predict(self, x_RF: Tensor) -> Tensor:
+        """(R,) float32; NaN before the first fit and for rows that are not finite."""
+        if not self.estimator.fitted:
+            return torch.full((len(x_RF),), float("nan"), device=x_RF.device)
+        return self.estimator.predict(x_RF)
+
+    @property
+    def constant(self) -> float:
+        """Mean reward of the window; NaN while it is empty."""
+        return self.window.reward[self.window.order].mean().item() if len(self.window) else float("nan")
+
+    @property
+    def own_share(self) -> float:
+        """How far the domain stands on its own rows rather than on the shared probe's, 0..1."""
+        if not self.estimator.fitted or len(self.window) < self.settings.min_rows:
+            return 0.0
+        return 1.0 if not self.settings.borrow_rows else min(1.0, len(self.window) / self.settings.borrow_rows)
+
+    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int) -> None:
+        """Take in the rows of a step and, with rows enough, follow the window. A step without rows, and without rows
+        that grew too old, changes nothing."""
+        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, self.settings.max_age)
+        if len(self.window) < self.settings.min_rows:
+            self.estimator.lose_track()
+        elif len(change.new_slots) or change.left:
+            self.estimator.follow(self.window, change)
+
+    def judge(self, shared_left_out_N: Tensor | None, share: float) -> dict[str, float]:
+        """Weigh the baselines on the window's rows.
+
+        Args:
+            shared_left_out_N: the shared probe's out-of-prompt predictions of the window's rows, where the domain
+            borrows.
+            share: weight of the domain's own probe.
+        """
+        if len(self.window) < self.settings.min_rows and shared_left_out_N is None:
+            self.verdict = RLOO_ONLY
+        else:
+            order = self.window.order
+            value_N = self._out_of_prompt(shared_left_out_N, share)
+            self.verdict = judge(self.settings.guard, value_N, self.window.reward[order], self.window.group[order])
+        weights = {f"weight_{name}": w for name, w in zip(BASELINES, self.verdict.weight_E, strict=True)}
+        errors = {f"error_{name}": e for name, e in zip(BASELINES, self.verdict.error_E, strict=True)}
+        penalty = getattr(self.estimator, "penalty_", None)
+        return weights | errors | ({} if penalty is None else {"penalty": penalty})
+
+    def _out_of_prompt(self, shared_left_out_N: Tensor | None, share: float) -> Tensor:
+        own_N = self.estimator.left_out_
+        if share <= 0.0 and shared_left_out_N is not None:
+            return shared_left_out_N
+        if own_N is not None and shared_left_out_N is not None:
+            return share * own_N + (1.0 - share) * shared_left_out_N
+        if own_N is not None:
+            return own_N
+        # what was said before the rows were learned is honest for every estimator
+        return self.window.value[self.window.order].double()

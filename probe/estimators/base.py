@@ -1,0 +1,119 @@
+"""What every estimator of the expected reward has in common.
+
+scikit-learn's conventions: the constructor stores parameters, `fit(X, y, groups)` learns attributes that end in ``_``,
+`predict(X)` uses them. On any torch device; the same seed gives the same numbers.
+
+Shapes: N rows, F features.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from probe.settings import FeatureLayout
+from probe.window import Change, SlidingWindow
+
+
+class Estimator(ABC):
+    """Attributes after `fit`: low_, high_ (the rewards' range, at least [0, 1]; predictions are clipped to it),
+    left_out_ ((N,) float64 predictions of the fitted rows by a fit that has not seen their prompt; None where there is
+    no cheap way).
+    """
+
+    TENSORS: tuple[str, ...] = ()  # learned attributes that make up the state
+    SLOTTED: tuple[str, ...] = ()  # those of TENSORS with a row per slot of the window
+    NUMBERS: tuple[str, ...] = ("low_", "high_")
+
+    def __init__(self, layout: FeatureLayout):
+        self.layout = layout
+        self.low_, self.high_ = 0.0, 1.0
+        self.left_out_: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def fitted(self) -> bool:
+        """Whether `predict` can be called."""
+
+    @abstractmethod
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor | None:
+        """Learn; returns the left-out predictions, not yet clipped."""
+
+    @abstractmethod
+    def _predict(self, x_NF: Tensor) -> Tensor:
+        """(N,), not yet clipped."""
+
+    def fit(self, X: Tensor, y: Tensor, groups: Tensor) -> "Estimator":
+        """Learn from rows X (N, F) with targets y (N,); `groups` (N,) names each row's prompt.
+
+        Raises:
+            ValueError: no rows, shapes that do not fit, or numbers that are not finite.
+        """
+        self._check(X, y, groups)
+        self._widen(y)
+        self._finish(self._fit(X.float(), y.float(), groups))
+        return self
+
+    def follow(self, window: SlidingWindow, change: Change) -> "Estimator":
+        """Learn from a window after `change`; here a fit on all of it, elsewhere only what changed."""
+        slots = window.order
+        return self.fit(window.feature[slots], window.target[slots], window.group[slots])
+
+    def lose_track(self) -> None:  # noqa: B027  most estimators have no track to lose
+        """The window changes without being followed: the next `follow` starts from its rows."""
+
+    def predict(self, X: Tensor) -> Tensor:
+        """(N,) float32 within [low_, high_]; NaN for rows with a number that is not finite.
+
+        Raises:
+            RuntimeError: before `fit`. ValueError: rows of another width.
+        """
+        if not self.fitted:
+            raise RuntimeError(f"{type(self).__name__} has not been fitted")
+        self._check_width(X)
+        finite_N = X.isfinite().all(dim=1)
+        value_N = self._predict(torch.where(finite_N.unsqueeze(1), X, 0.0).float()).float()
+        return torch.where(finite_N, value_N.clamp(self.low_, self.high_), float("nan"))
+
+    def _widen(self, y_N: Tensor) -> None:
+        self.low_, self.high_ = min(self.low_, float(y_N.min())), max(self.high_, float(y_N.max()))
+
+    def _finish(self, left_out_N: Tensor | None) -> None:
+        self.left_out_ = None if left_out_N is None else left_out_N.clamp(self.low_, self.high_)
+
+    def _check_width(self, x_NF: Tensor) -> None:
+        if x_NF.ndim != 2 or x_NF.shape[1] != self.layout.num_features:
+            blocks = ", ".join(f"{n}: {s}" for n, s in zip(self.layout.names, self.layout.sizes, strict=True))
+            raise ValueError(
+                f"rows of shape {tuple(x_NF.shape)} do not fit the layout of "
+                f"{self.layout.num_features} features ({blocks})"
+            )
+
+    def _check(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> None:
+        self._check_width(x_NF)
+        if not len(x_NF) == len(y_N) == len(group_N) > 0:
+            raise ValueError(f"want as many targets and groups as rows: {len(x_NF)}, {len(y_N)}, {len(group_N)}")
+        if not (x_NF.isfinite().all() and y_N.isfinite().all()):
+            raise ValueError("rows and targets must be finite: leave bad rows out before fit")
+
+    def state(self, slots: Tensor) -> tuple[dict[str, Tensor], dict[str, float | int | None]]:
+        """Learned tensors (those that are set) and numbers.
+
+        Args:
+            slots: the followed window's order; of tensors with a row per slot, these rows are given.
+        """
+        tensors = {name: value for name in self.TENSORS if (value := getattr(self, name)) is not None}
+        tensors |= {name: tensors[name][slots] for name in self.SLOTTED if name in tensors}
+        return tensors, {name: getattr(self, name) for name in self.NUMBERS}
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, float | int | None], slots: int) -> None:
+        """Set what `state` gave, for a window of so many slots whose rows stand in the first ones, in order. Raises
+        KeyError for a number that is missing."""
+        for name in self.TENSORS:
+            tensor = tensors.get(name)
+            if tensor is not None and name in self.SLOTTED:
+                rows, tensor = tensor, tensor.new_zeros(slots, *tensor.shape[1:])
+                tensor[: len(rows)] = rows
+            setattr(self, name, tensor)
+        for name in self.NUMBERS:
+            setattr(self, name, numbers[name])

@@ -1,0 +1,91 @@
+"""Estimators that are linear in the features, with a link from the linear prediction to the reward's range.
+
+Shapes: N rows, F features.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe.estimators.base import Estimator
+from probe.settings import FeatureLayout
+
+LINKS = ("auto", "clip", "sigmoid")
+NEWTON_STEPS, TOLERANCE = 30, 1e-9
+
+
+class LinearEstimator(Estimator):
+    """Predicts link((x - mean_) @ weight_ + intercept_).
+
+    A pass rate saturates at 0 and 1, a linear prediction does not. The sigmoid link low + (high - low) sigmoid(slope_
+    f + offset_) is fitted to the out-of-prompt linear predictions (Platt's scaling), which also undoes what the penalty
+    shrinks.
+
+    Args:
+        layout: blocks of a row.
+        link: "clip" to the range; "sigmoid"; "auto": the one with the smaller out-of-prompt error. A falling
+            sigmoid is never used.
+
+    Attributes after `fit`: penalty_ (the chosen one, in the grid's units), slope_ (0 for the clip link) and offset_.
+    """
+
+    TENSORS: tuple[str, ...] = ("mean_", "weight_")
+    NUMBERS: tuple[str, ...] = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_")
+
+    def __init__(self, layout: FeatureLayout, link: str = "clip"):
+        super().__init__(layout)
+        if link not in LINKS:
+            raise ValueError(f"link={link!r}: choose from {LINKS}")
+        self.link = link
+        self.mean_: Any = None  # tensors after fit; the weight in float64
+        self.weight_: Any = None
+        self.intercept_ = 0.0
+        self.penalty_: float | None = None
+        self.slope_ = self.offset_ = 0.0
+
+    @property
+    def fitted(self) -> bool:
+        return self.weight_ is not None
+
+    def _predict(self, x_NF: Tensor) -> Tensor:
+        linear_N = (x_NF - self.mean_) @ self.weight_.float() + self.intercept_
+        return self._linked(linear_N)
+
+    def _linked(self, linear_N: Tensor) -> Tensor:
+        if self.slope_ == 0.0:
+            return linear_N
+        return self.low_ + (self.high_ - self.low_) * (self.slope_ * linear_N + self.offset_).sigmoid()
+
+    def _fit_link(self, left_out_N: Tensor, y_N: Tensor) -> Tensor:
+        """Choose and fit the link on out-of-prompt linear predictions; their linked values (N,) float64."""
+        self.slope_ = self.offset_ = 0.0
+        if self.link == "clip" or not left_out_N.isfinite().all():
+            return left_out_N
+        y_N = y_N.double()
+        self.slope_, self.offset_ = fit_sigmoid(left_out_N, (y_N - self.low_) / (self.high_ - self.low_))
+        sigmoid_N, clipped_N = self._linked(left_out_N), left_out_N.clamp(self.low_, self.high_)
+        worse = (sigmoid_N - y_N).square().mean() >= (clipped_N - y_N).square().mean()
+        # a mean of the other prompts falls as one's own target rises: a falling link says that nothing was learned
+        if self.slope_ <= 0 or (self.link == "auto" and worse):
+            self.slope_ = self.offset_ = 0.0
+            return left_out_N
+        return sigmoid_N
+
+
+def fit_sigmoid(f_N: Tensor, p_N: Tensor) -> tuple[float, float]:
+    """Slope and offset that minimise the cross-entropy of sigmoid(slope f + offset) with soft targets `p` in [0, 1]."""
+    centre, spread = f_N.mean(), f_N.std(correction=0).clamp(min=1e-12)
+    a_N2 = torch.stack([(f_N - centre) / spread, torch.ones_like(f_N)], dim=1)
+    p_N = p_N.clamp(1e-3, 1 - 1e-3)  # finite where all targets are equal
+    ridge_22 = 1e-3 * torch.eye(2, dtype=f_N.dtype, device=f_N.device)
+    weight_2 = torch.zeros(2, dtype=f_N.dtype, device=f_N.device)
+    for _ in range(NEWTON_STEPS):
+        q_N = (a_N2 @ weight_2).sigmoid()
+        spread_N1 = (q_N * (1 - q_N)).clamp(min=1e-6).unsqueeze(1)
+        step_2 = torch.linalg.solve((a_N2 * spread_N1).T @ a_N2 + ridge_22, a_N2.T @ (p_N - q_N) - ridge_22 @ weight_2)
+        weight_2 = weight_2 + step_2 / (step_2.abs().max() / 2.0).clamp(min=1.0)
+        if step_2.abs().max() < TOLERANCE:
+            break
+    slope = float(weight_2[0] / spread)
+    return slope, float(weight_2[1] - slope * centre)

@@ -1,0 +1,105 @@
+"""A network with one hidden layer on the subspace of the ridge.
+
+Shapes: N rows, K dimensions, H hidden units.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probe.estimators.base import Estimator
+from probe.settings import FeatureLayout
+from probe.subspace import Subspace
+
+
+class MLP(Estimator):
+    """tanh units on standardised projections, fitted by Adam; has no left-out predictions.
+
+    How long to learn is decided on a fifth of the prompts; then all rows are learned for as long.
+
+    Args:
+        layout, rank, exact_features, seed: of the subspace; the seed also draws the first weights and the fifth.
+        hidden: units.
+        steps: at most so many; lr, weight_decay: of Adam.
+    """
+
+    TENSORS = ("mean_", "scale_", "basis_", "spread_", "hidden_weight_", "hidden_bias_", "output_weight_")
+    NUMBERS = ("low_", "high_", "gain_", "output_bias_", "steps_")
+
+    def __init__(
+        self,
+        layout: FeatureLayout,
+        rank: int = 96,
+        exact_features: int = 512,
+        hidden: int = 32,
+        steps: int = 200,
+        lr: float = 3e-3,
+        weight_decay: float = 0.1,
+        seed: int = 0,
+    ):
+        super().__init__(layout)
+        self.hidden, self.steps, self.lr, self.weight_decay, self.seed = hidden, steps, lr, weight_decay, seed
+        self.subspace = Subspace(layout, rank, exact_features, seed)
+        # tensors after fit
+        self.spread_: Any = None
+        self.hidden_weight_: Any = None
+        self.hidden_bias_: Any = None
+        self.output_weight_: Any = None
+        self.output_bias_ = 0.0
+        self.steps_ = 0  # learned for
+
+    mean_ = property(lambda s: s.subspace.mean_, lambda s, v: setattr(s.subspace, "mean_", v))
+    scale_ = property(lambda s: s.subspace.scale_, lambda s, v: setattr(s.subspace, "scale_", v))
+    basis_ = property(lambda s: s.subspace.basis_, lambda s, v: setattr(s.subspace, "basis_", v))
+    gain_ = property(lambda s: s.subspace.gain_, lambda s, v: setattr(s.subspace, "gain_", v))
+
+    @property
+    def fitted(self) -> bool:
+        return self.output_weight_ is not None
+
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> None:
+        self.subspace.basis_ = None
+        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
+        # one scale for all: the leading directions keep their lead
+        self.spread_ = a_NK.std(dim=0, correction=0).max().clamp(min=1e-12).expand(a_NK.shape[1]).clone()
+        a_NK = a_NK / self.spread_
+        prompts, place_N = torch.unique(group_N, return_inverse=True)
+        dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(self.seed))
+        out_N = (dealt.to(place_N.device) % 5 == 0)[place_N]
+        self.steps_ = self.steps
+        if 0 < out_N.sum() < len(out_N):
+            errors = self._learn(a_NK[~out_N], y_N[~out_N], self.steps, watch=(a_NK[out_N], y_N[out_N]))
+            self.steps_ = int(torch.tensor(errors).argmin())
+        self._learn(a_NK, y_N, self.steps_)
+
+    @torch.enable_grad()
+    def _learn(self, a_NK: Tensor, y_N: Tensor, steps: int, watch: tuple[Tensor, Tensor] | None = None) -> list[float]:
+        """Learn from the start; squared errors on `watch` before each step and after the last."""
+        generator = torch.Generator().manual_seed(self.seed)
+        start_KH = torch.randn(a_NK.shape[1], self.hidden, generator=generator) / a_NK.shape[1] ** 0.5
+        weight_KH = start_KH.to(a_NK).requires_grad_()
+        # nothing is said at first but the mean
+        bias_H, output_H = (a_NK.new_zeros(self.hidden).requires_grad_() for _ in range(2))
+        mean = y_N.mean()
+        optimizer = torch.optim.AdamW([weight_KH, bias_H, output_H], lr=self.lr, weight_decay=self.weight_decay)
+
+        def error(x_NK: Tensor, target_N: Tensor) -> Tensor:
+            return ((x_NK @ weight_KH + bias_H).tanh() @ output_H + mean - target_N).square().mean()
+
+        errors = []
+        for _ in range(steps):
+            if watch is not None:
+                errors.append(error(*watch).item())
+            optimizer.zero_grad()
+            error(a_NK, y_N).backward()
+            optimizer.step()
+        if watch is not None:
+            errors.append(error(*watch).item())
+        self.hidden_weight_, self.hidden_bias_ = weight_KH.detach(), bias_H.detach()
+        self.output_weight_, self.output_bias_ = output_H.detach(), float(mean)
+        return errors
+
+    def _predict(self, x_NF: Tensor) -> Tensor:
+        a_NK = self.subspace.project(x_NF) / self.spread_
+        return (a_NK @ self.hidden_weight_ + self.hidden_bias_).tanh() @ self.output_weight_ + self.output_bias_

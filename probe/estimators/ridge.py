@@ -1,0 +1,111 @@
+"""Ridge regression fitted on the whole window: exact, and the paper's form.
+
+Shapes: N rows, F features, K dimensions that are solved in.
+"""
+
+import torch
+from torch import Tensor
+
+from probe.estimators.linear import LinearEstimator
+from probe.estimators.subspace import DEFAULT_PENALTIES
+from probe.ridge_path import RidgeFit, ridge_path
+from probe.settings import FeatureLayout, check_penalties
+from probe.subspace import Subspace
+
+
+class Ridge(LinearEstimator):
+    """Exact ridge on all standardised features, through the smaller of the two Gram matrices.
+
+    Args:
+        layout: blocks of a row.
+        penalties: grid to choose from by leave-one-prompt-out.
+        per_block: also choose how much each block counts, from `BLOCK_GAINS`, one block after the other: what amounts
+            to a penalty of its own per block.
+        link: see `LinearEstimator`.
+    """
+
+    BLOCK_GAINS = (0.1, 0.316, 3.16, 10.0)
+
+    def __init__(self, layout: FeatureLayout, penalties=DEFAULT_PENALTIES, per_block: bool = False, link: str = "auto"):
+        super().__init__(layout, link)
+        check_penalties(penalties)
+        self.penalties, self.per_block = tuple(penalties), per_block
+
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+        subspace = Subspace(self.layout, rank=1, exact_features=self.layout.num_features)
+        z_NF = subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
+        gain_F = torch.ones(self.layout.num_features, dtype=torch.float64, device=x_NF.device)
+        best = ridge_path(z_NF, y_N, group_N, self.penalties)
+        blocks = self.layout.slices.values() if self.per_block else ()
+        for block in blocks:
+            for gain in self.BLOCK_GAINS:
+                trial_F = gain_F.clone()
+                trial_F[block] *= gain
+                trial = ridge_path(z_NF * trial_F, y_N, group_N, self.penalties)
+                if _error(trial, y_N) < _error(best, y_N):
+                    best, gain_F = trial, trial_F
+        self.mean_ = subspace.mean_
+        self.weight_ = subspace.unproject(best.coefficient_K * gain_F)
+        mean_F = (z_NF.double() * gain_F).mean(dim=0)
+        self.intercept_ = best.intercept - float(mean_F @ best.coefficient_K)
+        self.penalty_ = best.penalty
+        return self._fit_link(best.left_out_N, y_N)
+
+
+def _error(solution: RidgeFit, y_N: Tensor) -> float:
+    return (solution.left_out_N - y_N).square().mean().item()
+
+
+class PCARidge(LinearEstimator):
+    """The paper's form: PCA of each state, standardise, ridge with a fixed penalty (arXiv 2605.07579).
+
+    Args:
+        layout: blocks of a row; the scalars are not projected.
+        components: directions kept of each state, in the layout's order (paper: 32 and 64 for Qwen3-4B).
+        alpha: penalty on the coefficients of standardised features (paper: 100).
+        seed: of the randomised range finder.
+    """
+
+    def __init__(
+        self, layout: FeatureLayout, components: tuple[int, ...] = (32, 64), alpha: float = 100.0, seed: int = 0
+    ):
+        super().__init__(layout)
+        states = sum(size > 1 for size in layout.sizes)
+        if len(components) < states:
+            raise ValueError(f"PCARidge components={components}: want one number for each of {states} states")
+        self.components, self.alpha, self.seed = components, alpha, seed
+
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+        mean_F = x_NF.mean(dim=0)
+        z_NF = x_NF - mean_F
+        columns, maps = [], []
+        blocks = list(self.layout.slices.values())
+        for index, block in enumerate(blocks):
+            z_NB = z_NF[:, block]
+            if z_NB.shape[1] == 1:
+                map_BK = torch.ones(1, 1, device=z_NF.device)
+            else:
+                map_BK = principal_directions(z_NB, self.components[index], self.seed)
+            a_NK = z_NB @ map_BK
+            deviation_K = a_NK.square().mean(dim=0).sqrt()
+            scale_K = torch.where(deviation_K > 1e-12, 1.0 / deviation_K.clamp(min=1e-12), 0.0)
+            columns.append(a_NK * scale_K)
+            maps.append(map_BK * scale_K)
+        solution = ridge_path(torch.cat(columns, dim=1), y_N, group_N, (self.alpha,), unit=1.0)
+        parts = solution.coefficient_K.split([m.shape[1] for m in maps])
+        self.mean_ = mean_F
+        self.weight_ = torch.cat([m.double() @ part for m, part in zip(maps, parts, strict=True)])
+        self.intercept_, self.penalty_ = solution.intercept, self.alpha
+        return solution.left_out_N
+
+
+def principal_directions(z_NB: Tensor, count: int, seed: int, iterations: int = 4) -> Tensor:
+    """(B, count) leading right singular vectors of a centred matrix, by randomised subspace iteration."""
+    count = min(count, *z_NB.shape)
+    width = min(count + 10, *z_NB.shape)
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.randn(z_NB.shape[1], width, generator=generator).to(z_NB)
+    for _ in range(iterations):
+        basis = torch.linalg.qr(z_NB.T @ (z_NB @ basis))[0]
+    _, _, vh = torch.linalg.svd(z_NB @ basis, full_matrices=False)
+    return basis @ vh[:count].T

@@ -1,0 +1,119 @@
+"""Estimators that are linear in a tracked low-dimensional subspace; SubspaceRidge is the default probe.
+
+Shapes: C slots of the window, N rows in it, R new rows, F features, K dimensions that are solved in.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from probe.estimators.linear import LinearEstimator
+from probe.ridge_path import ridge_path
+from probe.settings import FeatureLayout, ProbeSettings, check_penalties
+from probe.subspace import Subspace
+from probe.window import Change, SlidingWindow
+
+DEFAULT_PENALTIES = ProbeSettings().penalties
+COMPARED_ROWS = 1024  # rows whose captured variance new rows are compared with
+
+
+class SubspaceEstimator(LinearEstimator):
+    """Linear in the leading directions of the jointly standardised states, and in the scalars.
+
+    Follows a window at the cost of its new rows: rows keep their projection while they stay, so a step projects what
+    came in and solves in K dimensions. The subspace itself is refreshed, from where it stands, when `refresh_share` of
+    the window has changed since the last time, or when new rows stand out of it (their captured variance falls below
+    `refresh_energy` of what it was). Between two refreshes the fit is the batch fit in that subspace, to the last
+    digit.
+
+    Args:
+        layout, rank, exact_features, seed: of the subspace, see `probe.subspace.Subspace`.
+        penalties: grid to choose from by leave-one-prompt-out.
+        link: see `LinearEstimator`.
+    """
+
+    TENSORS = ("mean_", "weight_", "basis_", "scale_", "center_", "projected_")
+    SLOTTED = ("projected_",)
+    NUMBERS = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_", "gain_", "changed_", "energy_")
+
+    def __init__(
+        self,
+        layout: FeatureLayout,
+        rank: int = 96,
+        exact_features: int = 512,
+        penalties=DEFAULT_PENALTIES,
+        link: str = "auto",
+        refresh_share: float = 0.5,
+        refresh_energy: float = 0.9,
+        seed: int = 0,
+    ):
+        super().__init__(layout, link)
+        check_penalties(penalties)
+        self.penalties, self.refresh_share, self.refresh_energy = tuple(penalties), refresh_share, refresh_energy
+        self.subspace = Subspace(layout, rank, exact_features, seed)
+        self.projected_: Tensor | None = None  # (C, K), a row per slot of the window
+        self.changed_ = 0  # rows that came or went since the last refresh
+        self.energy_ = 0.0
+
+    # the subspace's learned attributes are part of this estimator's state
+    basis_ = property(lambda s: s.subspace.basis_, lambda s, v: setattr(s.subspace, "basis_", v))
+    scale_ = property(lambda s: s.subspace.scale_, lambda s, v: setattr(s.subspace, "scale_", v))
+    center_ = property(lambda s: s.subspace.mean_, lambda s, v: setattr(s.subspace, "mean_", v))
+    gain_ = property(lambda s: s.subspace.gain_, lambda s, v: setattr(s.subspace, "gain_", v))
+
+    @abstractmethod
+    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Coefficients (K,) float64 and intercept on `a`, and out-of-prompt predictions; sets penalty_."""
+
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+        self.projected_ = self.basis_ = None  # from the start, whatever was fitted before
+        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
+        return self._adopt(a_NK, y_N, group_N)
+
+    def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+        coefficient_K, self.intercept_, left_out_N = self._solve(a_NK, y_N, group_N)
+        self.mean_, self.weight_ = self.subspace.mean_, self.subspace.unproject(coefficient_K)
+        return left_out_N
+
+    def _captured(self, x_RF: Tensor, a_RK: Tensor) -> float:
+        """Share of the states' standardised variance that lies in the subspace."""
+        if self.basis_ is None:
+            return 1.0
+        states = self.layout.num_state_features
+        z_RP = (x_RF[:, :states] - self.center_[:states]).mul(self.scale_[:states])
+        return float(a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30))
+
+    def lose_track(self) -> None:
+        self.projected_ = self.basis_ = None
+
+    def follow(self, window: SlidingWindow, change: Change) -> "SubspaceEstimator":
+        slots, new = window.order, change.new_slots
+        self.changed_ += len(new) + change.left
+        stale = self.projected_ is None or self.changed_ > self.refresh_share * len(slots)
+        if not stale and len(new):
+            new_RF = window.feature[new]
+            a_RK = self.subspace.project(new_RF)
+            self.projected_[new] = a_RK  # type: ignore[index]
+            stale = self._captured(new_RF, a_RK) < self.refresh_energy * self.energy_
+        if stale:
+            a_NK = self.subspace.refresh(window.feature, slots)
+            self.projected_ = a_NK.new_zeros(window.rows, a_NK.shape[1])
+            self.projected_[slots] = a_NK
+            self.changed_ = 0
+            self.energy_ = self._captured(window.feature[slots[-COMPARED_ROWS:]], a_NK[-COMPARED_ROWS:])
+        target_N = window.target[slots]
+        self._widen(target_N)
+        self._finish(self._adopt(self.projected_[slots], target_N, window.group[slots]))  # type: ignore[index]
+        return self
+
+
+class SubspaceRidge(SubspaceEstimator):
+    """Ridge in the tracked subspace."""
+
+    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
+        solution = ridge_path(a_NK, y_N, group_N, self.penalties)
+        self.penalty_ = solution.penalty
+        # the rows' mean has moved since the subspace was centred
+        intercept = solution.intercept - float(a_NK.double().mean(dim=0) @ solution.coefficient_K)
+        return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N)

@@ -1,0 +1,2 @@
+"""Offline comparison of what to read and how to learn from it, on features of real rollouts (`python -m
+probe.study`)."""

@@ -1,0 +1,88 @@
+"""Which block, pooling, signals and estimator predict rewards best? On a dump of features of real rollouts:
+
+    python -m probe.study DUMP [DUMP...] --out DIR
+
+A run with `poise.dump_features.folder=DUMP` writes it (add `poise.dump_features.blocks=[8,16,24]` to compare blocks).
+The questions are asked one after the other, each with the best answers so far; scores are those of predictions on
+prompts that the estimator has not seen. More rollouts per prompt (rollout.n) bring the target nearer to the pass rate.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from probe.settings import KINDS, ProbeSettings
+from probe.study.compare import Result, best, folds_of, judge, learning_curve, stages, start_choice
+from probe.study.dump import Dump, read_dumps
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="folders of feature dumps")
+    parser.add_argument("--out", type=Path, required=True, help="folder for figures, results.json and poise.yaml")
+    parser.add_argument("--folds", type=int, default=5, help="parts that the prompts are dealt into")
+    parser.add_argument("--estimators", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--rank", type=int, default=96, help="dimensions of the subspace")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.folds < 2:
+        parser.error(f"--folds {args.folds}: want at least 2")
+    return args
+
+
+def summary(dump: Dump) -> str:
+    prompts, groups = len(dump.prompt_N.unique()), len(dump.group_N.unique())
+    rows = len(dump.reward_N)
+    return (
+        f"{rows:,} rows of {prompts:,} prompts from {dump.files} files; {rows / groups:.1f} rollouts per prompt and "
+        f"step; mean reward {dump.reward_N.mean():.3f}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        dump = read_dumps(args.dumps)
+        fold_N = folds_of(dump.prompt_N, args.folds, args.seed)
+        choice = start_choice(dump, args.estimators[0])
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from probe.study import report  # after the cheap checks: matplotlib takes a second
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = ProbeSettings(rank=args.rank)
+    print(summary(dump))
+    print("scores on unseen prompts, against the mean reward of each rollout's siblings")
+    done: dict[str, list[Result]] = {}
+    for name, choices_after in stages(dump, choice, tuple(args.estimators)):
+        choices = choices_after(choice)
+        bar = tqdm(choices, desc=name, leave=False, disable=None)
+        done[name] = [judge(dump, candidate, settings, fold_N) for candidate in bar]
+        choice = best(done[name]).choice
+        print(f"\n== {name}\n{report.HEADER}")
+        for result in sorted(done[name], key=lambda result: result.rmse):
+            print(report.table_row(result) + ("  <" if result.choice == choice else ""))
+    winner = best(done["estimator"])
+    curve = learning_curve(dump, winner.choice, settings, fold_N)
+    paths = report.figures(args.out, dump, done["block and pooling"], winner, curve)
+    block = report.config_block(winner.choice)
+    (args.out / "poise.yaml").write_text(block)
+    results = {
+        name: [{k: v for k, v in asdict(r).items() if not isinstance(v, torch.Tensor)} for r in part]
+        for name, part in done.items()
+    }
+    (args.out / "results.json").write_text(json.dumps({"stages": results, "learning_curve": curve}, indent=1))
+    print(f"\nlearning curve (rows: Pearson): {', '.join(f'{rows}: {value:.3f}' for rows, value, _ in curve)}")
+    print("figures: " + ", ".join(map(str, paths)))
+    print(f"\nthe best settings, also in {args.out / 'poise.yaml'}:\n\n{block}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Choices of features and estimators, judged on prompts they have not seen.
+
+Shapes: N rows.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from probe.estimators import make_estimator
+from probe.metrics import advantage_variance, brier_skill, mae, pearson, rmse
+from probe.pairing import sibling_mean
+from probe.settings import KINDS, ProbeSettings
+from probe.study.dump import Dump, parse_state, state_name
+
+SIGNAL_SETS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "entropy": ("entropy_response", "entropy_reasoning", "entropy_answer"),
+    "entropy+reward": ("entropy_response", "entropy_reasoning", "entropy_answer", "reward"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to read and how to learn from it. `kinds`: prompt, response or both."""
+
+    block: int
+    tokens: int
+    kinds: tuple[str, ...]
+    signals: tuple[str, ...]
+    estimator: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(state_name(kind, self.block, self.tokens) for kind in self.kinds), *self.signals)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of out-of-fold predictions. Ratios are to RLOO's advantage variance on the same rows; below 1 is
+    better."""
+
+    choice: Choice
+    value_N: Tensor
+    pearson: float
+    mae: float
+    rmse: float
+    brier_skill: float
+    variance_ratio: float
+    seconds: float
+
+
+def folds_of(prompt_N: Tensor, folds: int, seed: int) -> Tensor:
+    """(N,) fold of each row: prompts are dealt at random, all rows of a prompt to one fold. Raises ValueError where
+    there are fewer prompts than folds."""
+    prompts, place_N = torch.unique(prompt_N, return_inverse=True)
+    if len(prompts) < folds:
+        raise ValueError(f"{len(prompts)} prompts cannot be dealt into {folds} folds: dump more steps")
+    dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)) % folds
+    return dealt[place_N]
+
+
+def out_of_fold(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor) -> tuple[Tensor, float]:
+    """Predictions (N,) by estimators that have not seen the row's prompt, and the median seconds of a fit."""
+    x_NF, layout = dump.columns(choice.names)
+    target_N = sibling_mean(dump.reward_N, dump.group_N)
+    value_N, seconds = torch.full_like(target_N, float("nan")), []
+    for fold in fold_N.unique().tolist():
+        inside = fold_N != fold
+        estimator = make_estimator(settings, layout, kind=choice.estimator)
+        start = time.perf_counter()
+        estimator.fit(x_NF[inside], target_N[inside], dump.prompt_N[inside])
+        seconds.append(time.perf_counter() - start)
+        value_N[~inside] = estimator.predict(x_NF[~inside])
+    return value_N, sorted(seconds)[len(seconds) // 2]
+
+
+def judge(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor) -> Result:
+    """Score a choice against the mean reward of each row's siblings, which is the pass rate where they are many."""
+    value_N, seconds = out_of_fold(dump, choice, settings, fold_N)
+    target_N = sibling_mean(dump.reward_N, dump.group_N)
+    constant_N = torch.empty_like(target_N)
+    for fold in fold_N.unique().tolist():
+        constant_N[fold_N == fold] = target_N[fold_N != fold].mean()
+    variance = advantage_variance(value_N, dump.reward_N, dump.group_N)
+    return Result(
+        choice=choice,
+        value_N=value_N,
+        pearson=pearson(value_N, target_N),
+        mae=mae(value_N, target_N),
+        rmse=rmse(value_N, target_N),
+        brier_skill=brier_skill(value_N, target_N, constant_N),
+        variance_ratio=variance["probe"] / variance["rloo"] if variance["rloo"] > 0 else float("nan"),
+        seconds=seconds,
+    )
+
+
+def best(results: list[Result]) -> Result:
+    """The smallest squared error: what decides the variance of the advantage."""
+    return min(results, key=lambda result: result.rmse)
+
+
+def stages(
+    dump: Dump, start: Choice, estimators: tuple[str, ...] = KINDS
+) -> Iterator[tuple[str, Callable[[Choice], list[Choice]]]]:
+    """Name of each stage, and the choices it compares given the best so far: one question after the other."""
+    states = [parsed for name in dump.layout.names if (parsed := parse_state(name)) is not None]
+    places = sorted({(block, tokens) for _, block, tokens in states})
+    kinds = tuple(dict.fromkeys(kind for kind, _, _ in states))
+    scalars = {name for name in dump.layout.names if parse_state(name) is None}
+    signal_sets = {name: signals for name, signals in SIGNAL_SETS.items() if scalars >= set(signals)}
+    signal_sets["all"] = tuple(name for name in dump.layout.names if name in scalars)
+    subsets = [kinds, *((kind,) for kind in kinds)] if len(kinds) > 1 else [kinds]
+
+    yield "block and pooling", lambda c: [replace(c, block=block, tokens=tokens) for block, tokens in places]
+    yield "states", lambda c: [replace(c, kinds=subset) for subset in subsets]
+    yield "signals", lambda c: [replace(c, signals=s) for s in dict.fromkeys(signal_sets.values()) if s or c.kinds]
+    yield "estimator", lambda c: [replace(c, estimator=kind) for kind in estimators]
+
+
+def start_choice(dump: Dump, estimator: str) -> Choice:
+    """Both states of the first block in the dump, with the default signals as far as they are there. Raises ValueError
+    for a dump without states."""
+    states = [parsed for name in dump.layout.names if (parsed := parse_state(name)) is not None]
+    if not states:
+        raise ValueError("the dump holds no hidden states: nothing to compare")
+    _, block, tokens = states[0]
+    kinds = tuple(kind for kind, b, t in states if (b, t) == (block, tokens))
+    signals = tuple(name for name in SIGNAL_SETS["entropy"] if name in dump.layout.names)
+    return Choice(block, tokens, kinds, signals, estimator)
+
+
+def learning_curve(
+    dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, points: int = 6
+) -> list[tuple[int, float, float]]:
+    """Rows learned from, Pearson and RMSE on the first fold's prompts, as whole prompts are added."""
+    x_NF, layout = dump.columns(choice.names)
+    target_N = sibling_mean(dump.reward_N, dump.group_N)
+    test_N = fold_N == 0
+    prompts = dump.prompt_N[~test_N].unique()
+    prompts = prompts[torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))]
+    curve: list[tuple[int, float, float]] = []
+    for point in range(points - 1, -1, -1):
+        part = prompts[: max(2, len(prompts) >> point)]
+        inside = torch.isin(dump.prompt_N, part)
+        estimator = make_estimator(settings, layout, kind=choice.estimator)
+        estimator.fit(x_NF[inside], target_N[inside], dump.prompt_N[inside])
+        value_N = estimator.predict(x_NF[test_N])
+        rows = int(inside.sum())
+        if not curve or rows > curve[-1][0]:
+            curve.append((rows, pearson(value_N, target_N[test_N]), rmse(value_N, target_N[test_N])))
+    return curve

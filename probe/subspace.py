@@ -1,0 +1,103 @@
+"""Standardisation and the tracked low-dimensional subspace of the states.
+
+Shapes: N rows, F features, P of them states, K dimensions of the subspace and the scalars beside it.
+"""
+
+import torch
+from torch import Tensor
+
+from probe.settings import FeatureLayout
+
+CHUNK = 1024  # rows standardised at a time: bounds the workspace to CHUNK x F floats
+FIRST_ITERATIONS, TRACKING_ITERATIONS = 3, 1
+
+
+class Subspace:
+    """Maps raw features (N, F) to (N, K): standardise, project the states, keep the scalars.
+
+    A scalar is one of few and stands for itself: it is scaled to the spread of the states' leading direction, else a
+    common penalty would shrink it away. A constant feature maps to 0. Where the features are few there is no
+    projection.
+
+    Args:
+        layout: blocks of a row.
+        rank: dimensions of the subspace.
+        exact_features: up to so many features are used as they are.
+        seed: of the random start.
+
+    Attributes after `refresh`: mean_ (F,), scale_ (F,) (0 for a constant feature), basis_ (P, rank) or None, gain_.
+    """
+
+    def __init__(self, layout: FeatureLayout, rank: int, exact_features: int, seed: int = 0):
+        self.layout, self.rank, self.exact_features, self.seed = layout, rank, exact_features, seed
+        self.mean_: Tensor | None = None
+        self.scale_: Tensor | None = None
+        self.basis_: Tensor | None = None
+        self.gain_ = 1.0
+
+    def _standardise(self, x_NF: Tensor) -> Tensor:
+        if self.mean_ is None or self.scale_ is None:
+            raise RuntimeError("the subspace has not been fitted")
+        return (x_NF - self.mean_) * self.scale_
+
+    def project(self, x_NF: Tensor) -> Tensor:
+        """(N, K) float32."""
+        states = self.layout.num_state_features
+        parts = []
+        for chunk_CF in x_NF.split(CHUNK):
+            z_CF = self._standardise(chunk_CF)
+            if self.basis_ is not None:
+                z_CF = torch.cat([z_CF[:, :states] @ self.basis_, z_CF[:, states:] * self.gain_], dim=1)
+            parts.append(z_CF)
+        return torch.cat(parts) if parts else x_NF.new_empty(0, self.dimensions)
+
+    @property
+    def dimensions(self) -> int:
+        """K."""
+        if self.basis_ is None:
+            return self.layout.num_features
+        return self.basis_.shape[1] + self.layout.num_features - self.layout.num_state_features
+
+    def refresh(self, x_NF: Tensor, rows: Tensor) -> Tensor:
+        """Fit to the rows `rows` of `x`, starting from the present basis; their projection (N, K)."""
+        count = len(rows)
+        # two passes for the variance: a mean that is large against the spread must not eat its digits
+        chunks = rows.split(CHUNK)
+        sum_F = torch.stack([x_NF[c].sum(dim=0, dtype=torch.float64) for c in chunks]).sum(dim=0)
+        self.mean_ = (sum_F / count).float()
+        squares = [(x_NF[c] - self.mean_).square().sum(dim=0, dtype=torch.float64) for c in chunks]
+        deviation_F = (torch.stack(squares).sum(dim=0) / count).sqrt().float()
+        varies_F = deviation_F > 1e-6 * self.mean_.abs().clamp(min=1e-30)  # rounding of a constant is no signal
+        self.scale_ = torch.where(varies_F, 1.0 / deviation_F.clamp(min=1e-30), torch.zeros_like(deviation_F))
+        states = self.layout.num_state_features
+        rank = min(self.rank, states, count)
+        if self.layout.num_features <= self.exact_features or states == 0:
+            self.basis_, self.gain_ = None, 1.0
+            return self.project(x_NF[rows])
+        basis, iterations = self.basis_, TRACKING_ITERATIONS
+        if basis is None or basis.shape != (states, rank):
+            generator = torch.Generator().manual_seed(self.seed)
+            basis = torch.randn(states, rank, generator=generator).to(x_NF)
+            iterations = FIRST_ITERATIONS
+        for _ in range(iterations):
+            image = torch.zeros_like(basis)
+            for chunk in chunks:
+                z_CP = self._standardise(x_NF[chunk])[:, :states]
+                image.addmm_(z_CP.T, z_CP @ basis)
+            basis = torch.linalg.qr(image)[0]
+        # one memory order, so that a state read from disk goes on bit by bit
+        self.basis_, self.gain_ = basis.contiguous(), 1.0
+        a_NK = torch.cat([self.project(x_NF[chunk]) for chunk in chunks])
+        self.gain_ = float(a_NK[:, :rank].square().mean(dim=0).max().sqrt())
+        a_NK[:, rank:] *= self.gain_
+        return a_NK
+
+    def unproject(self, coefficient_K: Tensor) -> Tensor:
+        """(F,) float64: weights on raw, mean-centred features that equal `coefficient` on projected ones."""
+        if self.scale_ is None:
+            raise RuntimeError("the subspace has not been fitted")
+        if self.basis_ is not None:
+            rank = self.basis_.shape[1]
+            states_P = self.basis_.double() @ coefficient_K[:rank]
+            coefficient_K = torch.cat([states_P, coefficient_K[rank:] * self.gain_])
+        return coefficient_K * self.scale_.double()

@@ -1,0 +1,93 @@
+"""The result does not depend on the number of ranks, nor on how rows are spread: real processes over gloo."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from probe import DistributedBank, FeatureLayout, ProbeBank, ProbeSettings
+
+STEPS = 12
+
+
+def rows_of(step):
+    """40 rows of 20 prompts, and two rows of padding."""
+    generator = torch.Generator().manual_seed(step)
+    rate_R = torch.rand(20, generator=generator).repeat_interleave(2)
+    x_RF = 0.2 * torch.randn(42, 13, generator=generator)
+    x_RF[:40, :12] += rate_R.unsqueeze(1)
+    reward_R = (torch.rand(42, generator=generator) < torch.cat([rate_R, torch.ones(2)])).float()
+    id_R = torch.cat([torch.arange(40), torch.tensor([-41, -42])])
+    return id_R, x_RF, reward_R, torch.cat([torch.arange(40) // 2, torch.tensor([0, 0])])
+
+
+def worker(rank, ranks, init_file, out):
+    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=ranks)
+    settings = ProbeSettings(min_rows=8, window_rows=200, exact_features=4, rank=4)
+    layout = FeatureLayout(("prompt", "response", "entropy"), (6, 6, 1))
+    bank = DistributedBank(ProbeBank(settings, layout) if rank == 0 else None)
+    values = []
+    for step in range(STEPS):
+        rows = rows_of(step)
+        # spread in another order each step, unevenly: siblings end up on different ranks
+        spread = torch.randperm(42, generator=torch.Generator().manual_seed(step)).tensor_split(ranks)[rank]
+        said = bank.predict(*(column[spread] for column in rows))
+        values.append((spread, torch.cat([said.value_R[:, None], said.weight_R3, said.constant_R[:, None]], dim=1)))
+        metrics = bank.update(step)
+        assert bool(metrics) == (rank == 0)
+    torch.save(values, out)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def said():
+    """Predictions (STEPS, 42, 5) by number of ranks."""
+    result = {}
+    for ranks in (1, 2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            outs = [Path(folder) / f"{rank}.pt" for rank in range(ranks)]
+            processes = [
+                subprocess.Popen([sys.executable, __file__, str(rank), str(ranks), f"{folder}/init", str(outs[rank])])
+                for rank in range(ranks)
+            ]
+            assert [process.wait(timeout=120) for process in processes] == [0] * ranks
+            table = torch.zeros(STEPS, 42, 5)
+            for out in outs:
+                for step, (spread, values) in enumerate(torch.load(out, weights_only=True)):
+                    table[step, spread] = values
+        result[ranks] = table
+    return result
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_predictions_are_those_of_one_rank(said, ranks):
+    assert said[1][-1, :, 0].isfinite().all() and said[1][-1, :, 0].std() > 0.01
+    torch.testing.assert_close(said[ranks], said[1], atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
+def test_a_process_on_its_own_needs_no_group():
+    layout = FeatureLayout(("state",), (13,))
+    alone, plain = (
+        DistributedBank(ProbeBank(ProbeSettings(min_rows=8), layout)),
+        ProbeBank(ProbeSettings(min_rows=8), layout),
+    )
+    for step in range(3):
+        id_R, x_RF, reward_R, group_R = rows_of(step)
+        said = alone.predict(id_R, x_RF, reward_R, group_R)
+        torch.testing.assert_close(said.value_R, plain.predict(x_RF).value_R, equal_nan=True)
+        assert alone.update(step)["window_rows"] == 40 * (step + 1)  # padding is not learned
+        plain.update(x_RF[:40], reward_R[:40], group_R[:40], step=step)
+    with pytest.raises(RuntimeError, match="call predict first"):
+        alone.update(9)
+    with pytest.raises(ValueError, match="rank 0 brings the bank"):
+        DistributedBank(None)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    worker(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
