@@ -71,7 +71,7 @@ def ray_command(run: RunFile, head: str | None, ip: str, temp: Path) -> list[str
     """
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += ["--head", "--dashboard-host=0.0.0.0"] if head is None else [f"--address={head}"]
-    command += [f"--node-ip-address={ip}", f"--num-cpus={run.slurm.cpus_per_node}"]
+    command += [f"--node-ip-address={ip}", f"--num-cpus={run.ray_cpus or run.slurm.cpus_per_node}"]
     command += [f"--num-gpus={run.gpus_per_node}", f"--temp-dir={temp}"]
     if run.object_store_bytes:
         command.append(f"--object-store-memory={run.object_store_bytes}")

@@ -134,7 +134,7 @@ class Slurm(Section):
     partition: str | None = None
     qos: str | None = None
     time: Annotated[str, AfterValidator(_slurm_time)] | None = None
-    # CPUs of a node that Ray may count on; under Slurm Ray must be told
+    # CPUs asked for on each node
     cpus_per_node: Count = 16
     mem: str | None = "0"  # "0": all of the node's
     exclusive: bool = True
@@ -194,6 +194,8 @@ class RunFile(Section):
     env: dict[str, str] = {}
     # names of variables that are forwarded and never written
     secrets: list[str] = ["*_TOKEN", "*_KEY", "*SECRET*", "*PASSWORD*"]
+    # CPUs that Ray may give to its workers on a node; null: slurm.cpus_per_node. Under Slurm's limits it must be told
+    ray_cpus: Count | None = None
     # bytes of Ray's object store on a node; null: Ray's choice
     object_store_bytes: Count | None = None
 
