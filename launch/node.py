@@ -16,6 +16,7 @@ from launch.processes import Child, Signals
 from launch.runfile import ROOT, RunFile
 
 STEP_S = 0.5
+STARTED = b"Ray runtime started."  # what `ray start` says then
 
 
 def address_of(interface: str | None) -> str:
@@ -109,18 +110,24 @@ def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
     with Signals() as signals:
         if head is not None:
             wait_for_port(head, run.waits.head_s, ended=lambda: signals.end is not None or marked(logs, TEARDOWN))
-        say(f"Ray {role} on {name}, {ip}")
-        command = ray_command(run, head, ip, temp)
-        child = Child(command, logs / f"ray_{name}_{role}.log", redact, node_environment(run), ROOT)
-        try:
-            while signals.end is None and not marked(logs, TEARDOWN) and child.process.poll() is None:
-                time.sleep(STEP_S)
-            code = child.process.poll()
-            child.interrupt(run.waits.teardown_s / 2, signal.SIGTERM)
-        finally:
-            child.clear()
-            copy_logs(temp, logs / f"ray_{name}", redact)
-            shutil.rmtree(temp, ignore_errors=True)
+        deadline = time.monotonic() + (run.waits.head_s if head is None else run.waits.nodes_s)
+        while True:
+            say(f"Ray {role} on {name}, {ip}")
+            log = logs / f"ray_{name}_{role}.log"
+            child = Child(ray_command(run, head, ip, temp), log, redact, node_environment(run), ROOT)
+            try:
+                while signals.end is None and not marked(logs, TEARDOWN) and child.process.poll() is None:
+                    time.sleep(STEP_S)
+                code = child.process.poll()
+                child.interrupt(run.waits.teardown_s / 2, signal.SIGTERM)
+            finally:
+                child.clear()
+                copy_logs(temp, logs / f"ray_{name}", redact)
+                shutil.rmtree(temp, ignore_errors=True)
+            if code is None or STARTED in log.read_bytes() or time.monotonic() > deadline:
+                break
+            # Ray gives itself 30 s to start, which a slow filesystem or a busy node can exceed.
+            say(f"Ray {role} on {name} did not start (status {code}): once more")
     if code is None:
         return 0
     say(f"Ray {role} on {name} ended by itself with status {code}")

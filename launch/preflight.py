@@ -149,11 +149,17 @@ def _write_own(folder: str) -> None:
     _write(folder, name, secrets.token_hex(8))
 
 
+def _now() -> float:
+    return time.time()
+
+
 def _clocks(run: RunFile, everywhere: Callable) -> Check:
     """Differences of the nodes' clocks, of an answer that took at most so long as it took."""
-    everywhere(time.time)  # starts the workers: the second answer is quick
+    everywhere(_now)  # starts the workers: the second answer is quick
     start = time.time()
-    skews = [max(0.0, start - then, then - time.time()) for then in everywhere(time.time)]
+    answers = everywhere(_now)
+    end = time.time()
+    skews = [max(0.0, start - then, then - end) for then in answers]
     limit = run.preflight.max_clock_skew_s
     return Check(
         "clocks", max(skews) <= limit, f"at most {max(skews):.2f} s apart", f"{limit} s wanted: is NTP running?", "all"

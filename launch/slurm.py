@@ -40,7 +40,13 @@ def sbatch_options(run: RunFile) -> list[str]:
         raise RunFileError(f"slurm.extra: {wrong[0]!r} is not an option of sbatch; write it as --option=value")
     if any("\n" in option for option in options):
         raise RunFileError("slurm: an option has a line break")
-    return options + slurm.extra
+    return [_quoted(option) for option in options + slurm.extra]
+
+
+def _quoted(option: str) -> str:
+    """sbatch reads its lines as a shell would; a value may hold spaces."""
+    name, equals, value = option.partition("=")
+    return f"{name}={shlex.quote(value)}" if equals else option
 
 
 def mounts(run: RunFile) -> list[str]:

@@ -58,7 +58,15 @@ def wait_for_cluster(
 
     wait_for_port(address, timeout_s, check)
     os.environ["RAY_ADDRESS"] = address
-    ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+    while not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        except (ConnectionError, RuntimeError) as error:  # the port is open before the rest is ready
+            ray.shutdown()
+            check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Ray at {address} cannot be joined after {timeout_s:.0f} s: {error}") from error
+            time.sleep(STEP_S)
     try:
         while True:
             found = alive_nodes()
