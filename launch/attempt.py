@@ -69,7 +69,9 @@ def trainer_environment(run: RunFile, logs: Path, tracking_id: str, cluster: boo
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
     if tracking_id:
         env |= {name: own[name] for name in ("WANDB_RUN_ID", "SWANLAB_ID", "POISE_TRACKING_ID")}
-    if cluster and not env.get("RAY_ADDRESS"):
+    if not cluster:
+        env.pop("RAY_ADDRESS", None)
+    elif not env.get("RAY_ADDRESS"):
         raise RuntimeError(
             "RAY_ADDRESS is not set: an attempt on a cluster is started by `launch slurm` or `launch ray`"
         )

@@ -191,5 +191,5 @@ def node_checks(run: RunFile, inputs: dict[str, list[str]], ray_runs: bool) -> l
     for name, files in inputs.items():
         if name != "model":
             found += check_files(name, files)
-    host = socket.gethostname()
+    host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     return [Check(item.name, item.ok, item.found, "" if item.ok else item.remedy, host) for item in found]

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -154,13 +155,14 @@ def preflight(path: str, overrides: tuple[str, ...], logs: Path | None) -> None:
 
     from launch import preflight as checks
 
+    start = time.monotonic()
     run = RunFile.from_json(Path(path).read_text()) if path.endswith(".json") else read(path, overrides)
     if os.environ.get("RAY_ADDRESS"):
         found = checks.cluster_checks(run)
     else:
         os.environ.update({k: v for k, v in public_environment(run).items() if k not in os.environ})
         found = checks.local_checks(run, prepared=not run.prepare or (run.root / ".prepared").exists())
-    text = checks.table(found)
+    text = f"{checks.table(found)} in {time.monotonic() - start:.0f} s"
     click.echo(text)
     if logs:
         write_public(logs / "preflight.txt", text + "\n", run)

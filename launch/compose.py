@@ -65,7 +65,7 @@ def run_overrides(run: RunFile) -> list[str]:
 
 
 def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[str]:
-    """What the launcher adds: shape, folders, the file logger, and on a cluster no sizes for `ray.init`."""
+    """What the launcher adds: shape, folders, the file logger, and which cluster `ray.init` is to use."""
     own = {
         "trainer.nnodes": run.nodes,
         "trainer.n_gpus_per_node": run.gpus_per_node,
@@ -81,6 +81,8 @@ def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[st
     if cluster:  # ray.init refuses sizes where it joins a cluster
         ray_init = config.ray_kwargs.get("ray_init") or {}
         own |= {f"ray_kwargs.ray_init.{key}": None for key in ray_init if key not in ("address", "runtime_env")}
+    else:  # without it Ray joins whatever cluster it finds on this machine
+        own["++ray_kwargs.ray_init.address"] = "local"
     return [override(key, value) for key, value in own.items()]
 
 

@@ -20,8 +20,8 @@ KEY = "secret-0123456789abcdef"
 VARIANTS = {
     "venv": "slurm:\n  account: lab\n  partition: gpu\n  qos: high\n  extra: ['--comment=two words']\n"
     "  setup: ['module load cuda']\n  environment: {path: /shared/venv}\ninterface: ib0\n",
-    "apptainer": "slurm:\n  environment:\n    kind: apptainer\n    image: /shared/poise.sif\n    mounts: [/data, '/m:/models']\n"
-    "    options: [--writable-tmpfs]\n",
+    "apptainer": "slurm:\n  environment:\n    kind: apptainer\n    image: /shared/poise.sif\n"
+    "    mounts: [/data, '/m:/models']\n    options: [--writable-tmpfs]\n",
     "pyxis": "slurm:\n  gpu_option: '--gres=gpu:{n}'\n  environment:\n    kind: pyxis\n    image: registry/poise:1\n"
     "    mounts: [/data]\n    options: [--no-container-mount-home]\n",
 }

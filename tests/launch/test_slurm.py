@@ -136,7 +136,7 @@ def test_usr1_saves_requeues_and_goes_on(slurm, write_run, payload_folder):
 
 def test_a_crash_resumes_once_and_the_same_step_twice_ends_it(slurm, write_run, payload_folder):
     root = payload_folder / "runs/crash"
-    number = submit(write_run("crash", **SETTINGS, overrides={"+payload.crash_at": "'5:once'"}))
+    number = submit(write_run("crash", **SETTINGS, overrides={"+payload.crash_at": "5:once"}))
     assert wait_for_end(number, root) == "COMPLETED", output(root)
     assert [(item["outcome"], item["resumed_from"]) for item in attempts(root)] == [("crashed", 0), ("done", 4)]
     assert_clean(number, root)

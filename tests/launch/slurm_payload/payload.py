@@ -1,5 +1,7 @@
 """In place of training: takes the trainer's arguments, counts steps over a real Ray cluster, saves, stops, crashes.
 
+Without RAY_ADDRESS it does the same in this process alone.
+
 It holds to the trainer's contract: checkpoints in verl's layout, metrics in VERL_FILE_LOGGER_PATH, a look for
 `stop_requested` after each step, status 75 after the checkpoint at request.
 """
@@ -18,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 def setting(name: str, default: str) -> str:
     values = [item.split("=", 1)[1] for item in sys.argv if item.split("=", 1)[0].lstrip("+") == name]
-    return values[-1] if values else default
+    return values[-1].strip("'\\") if values else default  # Hydra's quotes
 
 
 def newest(folder: Path) -> int:
@@ -46,21 +48,31 @@ def work(seconds: float) -> tuple[str, bool]:
     return ray.get_runtime_context().get_node_id(), os.environ.get("WANDB_API_KEY") == os.environ.get("EXPECTED_KEY")
 
 
+def on_all(nodes: list, seconds: float) -> list[tuple[str, bool]]:
+    """One step on every node at once."""
+    if nodes[0] is None:
+        time.sleep(seconds)
+        return [("here", True)]
+    return ray.get(
+        [
+            work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(seconds)
+            for node in nodes
+        ]
+    )
+
+
 def main() -> None:
     folder = Path(setting("trainer.default_local_dir", ""))
     steps, every = int(setting("trainer.total_training_steps", "8")), int(setting("trainer.save_freq", "2"))
     seconds, crash_at = float(setting("payload.seconds", "0.5")), setting("payload.crash_at", "")
-    ray.init(log_to_driver=False)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = [None] * int(setting("trainer.n_gpus_per_node", "1"))
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     print(f"payload: {len(nodes)} nodes, key {os.environ.get('WANDB_API_KEY')}", flush=True)
     metrics = open(os.environ["VERL_FILE_LOGGER_PATH"], "wb", buffering=0)
     for step in range(newest(folder) + 1, steps + 1):
-        answers = ray.get(
-            [
-                work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(seconds)
-                for node in nodes
-            ]
-        )
+        answers = on_all(nodes, seconds)
         if match := re.fullmatch(rf"{step}(:once)?", crash_at):
             mark = folder / "crashed"
             if not match[1] or not mark.exists():
