@@ -31,4 +31,5 @@ exec /venv/bin/python -m recipe.poise.main_poise --config-name poise_quickstart 
   trainer.default_local_dir=/runs/cpu_poise/checkpoints \
   trainer.resume_mode=auto \
   trainer.experiment_name=cpu_poise \
-  hydra.run.dir=/runs/cpu_poise/hydra
+  hydra.run.dir=/runs/cpu_poise/hydra \
+  ++ray_kwargs.ray_init.address=local
