@@ -52,7 +52,7 @@ def kuberay(run: RunFile) -> str:
     start = {"num-gpus": str(run.gpus_per_node)}
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(ENTRYPOINT),
-        "runtimeEnvYAML": yaml.safe_dump({"working_dir": PROJECT, "env_vars": _variables(run)}, sort_keys=False),
+        "runtimeEnvYAML": _dump({"env_vars": _variables(run)}),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
         "submissionMode": "K8sJobMode",
@@ -140,7 +140,7 @@ _Dumper.add_representer(str, _text)
 
 
 def _dump(value: dict[str, Any]) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=1000)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=100_000)
 
 
 def write_path(run: RunFile, kind: str) -> Path:

@@ -119,7 +119,7 @@ def test_skypilot(run, tmp_path, shellcheck):
     script.write_text("#!/bin/bash\n" + task["run"])
     check_script(script, shellcheck)
     task["secrets"] = None  # depends on the shell
-    compare("skypilot.yaml", yaml.safe_dump(task, sort_keys=False), tmp_path)
+    compare("skypilot.yaml", yaml.safe_dump(task, sort_keys=False, width=100_000), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`launch ray` on a real Ray cluster of one node, which `launch node` starts and ends; a payload in place of training."""
+"""`launch ray` on a real Ray cluster of one node, which `launch node` starts and ends; a payload trains nothing."""
 
 import json
 import os
