@@ -14,7 +14,7 @@ from launch import checkpoints
 from launch.attempts import CRASHED, DONE, GIVE_UP, STOPPED, Attempts, last_step
 from launch.checkpoints import Contents, WorldSizeError, newest_complete
 from launch.compose import resolved, resolved_yaml, training_arguments
-from launch.environment import Redactor, public_environment, write_public
+from launch.environment import Redactor, public_environment, with_project, write_public
 from launch.processes import Child, Signals
 from launch.runfile import ROOT, RunFile
 
@@ -66,7 +66,7 @@ def trainer_environment(run: RunFile, logs: Path, tracking_id: str, cluster: boo
     env = own | {name: value for name, value in os.environ.items() if name not in run.env}
     # verl cuts the file when it opens it
     env |= {"VERL_FILE_LOGGER_PATH": str(logs / METRICS), "PYTHONUNBUFFERED": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    env = with_project(env)
     if tracking_id:
         env |= {name: own[name] for name in ("WANDB_RUN_ID", "SWANLAB_ID", "POISE_TRACKING_ID")}
     if not cluster:

@@ -2,10 +2,11 @@
 
 import fnmatch
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch.runfile import RunFile, RunFileError
+from launch.runfile import ROOT, RunFile, RunFileError
 
 # The same as launch/env.sh exports (a test compares): what is set already stays.
 COMMON = {
@@ -49,6 +50,12 @@ def public_environment(run: RunFile, tracking_id: str | None = None) -> dict[str
         values |= {"WANDB_RUN_ID": tracking_id, "WANDB_RESUME": "allow", "SWANLAB_ID": tracking_id}
         values |= {"TENSORBOARD_DIR": str(run.root / "tensorboard"), "POISE_TRACKING_ID": tracking_id}
     return values | run.env
+
+
+def with_project(env: dict[str, str]) -> dict[str, str]:
+    """The project can be imported, and `python` is the interpreter that runs this, by whatever path it was started."""
+    paths = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
+    return env | {name: os.pathsep.join([first, *filter(None, [env.get(name)])]) for name, first in paths.items()}
 
 
 def is_secret(name: str, run: RunFile) -> bool:

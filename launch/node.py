@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from launch.attempt import TEARDOWN, marked, say
-from launch.environment import Redactor, public_environment
+from launch.environment import Redactor, public_environment, with_project
 from launch.processes import Child, Signals
 from launch.runfile import ROOT, RunFile
 
@@ -82,7 +82,7 @@ def ray_command(run: RunFile, head: str | None, ip: str, temp: Path) -> list[str
 def node_environment(run: RunFile) -> dict[str, str]:
     """Ray's workers inherit the environment of their node: it is complete here, secrets too."""
     env = public_environment(run) | {name: value for name, value in os.environ.items() if name not in run.env}
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    env = with_project(env)
     env.pop("RAY_ADDRESS", None)
     return env
 

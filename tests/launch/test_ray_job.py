@@ -31,7 +31,8 @@ def cluster(write_run, payload_folder):
     children = psutil.Process(head.pid).children(recursive=True)
     head.send_signal(signal.SIGTERM)
     assert head.wait(timeout=90) == 0
-    assert not [child for child in children if child.is_running()]
+    left = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not left
     assert any(logs.rglob("raylet*")), "Ray's logs were not copied out"
 
 
