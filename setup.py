@@ -26,6 +26,10 @@ INSTALL_REQUIRES = [
     "pyarrow>=19",
     "matplotlib",
     "psutil",
+    "pydantic>=2,<3",
+    "click>=8",
+    "jinja2>=3",
+    "pyyaml>=6",
     "tensorboard",
     "tqdm",
 ]
@@ -59,7 +63,7 @@ setup(
     # Said explicitly, an editable install is one line in a .pth file, and packages added later are found as well.
     package_dir={"": "."},
     packages=find_namespace_packages(include=PACKAGES),
-    package_data={"": ["*.yaml", "*.json", "*.sh"]},
+    package_data={"": ["*.yaml", "*.json", "*.sh", "*.j2"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"verl.plugins": ["poise = recipe.poise.plugin:register"]},

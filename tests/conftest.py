@@ -18,5 +18,5 @@ for _name, _value in {
 
 
 def pytest_collection_modifyitems(items):
-    """End-to-end tests last: what breaks quickly is seen quickly. The sort is stable."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """End-to-end and Slurm tests last: what breaks quickly is seen quickly. The sort is stable."""
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slurm", "e2e")))

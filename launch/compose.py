@@ -1,0 +1,132 @@
+"""From a run file to Hydra's overrides, and the resolved config of a run."""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.runfile import ROOT, RunFile, RunFileError
+
+CONFIG_DIR = ROOT / "recipe/poise/config"
+# What the run file itself decides: an override of it would be silently undone.
+OWNED = {
+    "trainer.nnodes": "nodes",
+    "trainer.n_gpus_per_node": "gpus_per_node",
+    "trainer.default_local_dir": "folder",
+    "trainer.resume_mode": "folder (a run goes on from its newest complete checkpoint; for a new start take another)",
+    "trainer.experiment_name": "name",
+    "hydra.run.dir": "folder",
+}
+SAFE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./:@+-]*")
+WORDS = ("true", "false", "null", "none", "nan", "inf")  # Hydra would read them as something else
+
+
+def value_text(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{','.join(value_text(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{value_text(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if (SAFE.fullmatch(text) and text.lower() not in WORDS) or re.fullmatch(r"\$\{[\w.:,/-]+\}", text):
+        return text
+    # in quotes only a quote, and backslashes before one, need a backslash
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+def override(key: str, value: Any) -> str:
+    return key if key.startswith("~") and value is None else f"{key}={value_text(value)}"
+
+
+def run_overrides(run: RunFile) -> list[str]:
+    """What the run file and the command line ask for.
+
+    Raises:
+        RunFileError: an override of something that the run file decides.
+    """
+    found = [*(override(key, value) for key, value in run.overrides.items()), *run.hydra]
+    for item in found:
+        if "=" not in item and not item.startswith("~"):
+            raise RunFileError(f"'{item}' is not a Hydra override; write key=value, +key=value or ~key")
+        key = item.split("=", 1)[0].lstrip("+~")
+        if key in OWNED:
+            raise RunFileError(f"{item}: the run file decides this: set its key {OWNED[key]} instead")
+    return found
+
+
+def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[str]:
+    """What the launcher adds: shape, folders, the file logger, and which cluster `ray.init` is to use."""
+    own = {
+        "trainer.nnodes": run.nodes,
+        "trainer.n_gpus_per_node": run.gpus_per_node,
+        "trainer.default_local_dir": str(run.checkpoints),
+        "trainer.resume_mode": "auto",
+        "trainer.experiment_name": run.name,
+        "hydra.run.dir": str(run.root / "hydra"),
+    }
+    loggers = config.trainer.logger
+    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    if "file" not in loggers:  # its records say which step an attempt reached
+        own["trainer.logger"] = [*loggers, "file"]
+    if cluster:  # ray.init refuses sizes where it joins a cluster
+        ray_init = config.ray_kwargs.get("ray_init") or {}
+        own |= {f"ray_kwargs.ray_init.{key}": None for key in ray_init if key not in ("address", "runtime_env")}
+    else:  # without it Ray joins whatever cluster it finds on this machine
+        own["++ray_kwargs.ray_init.address"] = "local"
+    return [override(key, value) for key, value in own.items()]
+
+
+def _compose(run: RunFile, overrides: list[str]) -> DictConfig:
+    return _compose_once(run.name, run.config, tuple(overrides)).copy()
+
+
+@cache  # a second and more for verl's many files
+def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictConfig:
+    if not (CONFIG_DIR / f"{name}.yaml").exists():
+        known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
+        raise RunFileError(f"config: {name} is not in recipe/poise/config; known: {known}")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            return compose(name, overrides=[item for item in overrides if not item.startswith("hydra.")])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RunFileError(f"{run_name}: {error}") from error
+
+
+def training_arguments(run: RunFile, cluster: bool) -> list[str]:
+    """Arguments of the entry."""
+    asked = run_overrides(run)
+    config = _compose(run, asked)
+    return ["--config-name", run.config, *asked, *launch_overrides(run, config, cluster)]
+
+
+def resolved(run: RunFile, cluster: bool) -> DictConfig:
+    """The whole config that the entry will see.
+
+    Raises:
+        RunFileError: what Hydra says, or settings under which a crash could lose the run.
+    """
+    config = _compose(run, training_arguments(run, cluster)[2:])
+    for kind in ("actor", "critic"):
+        if config.trainer[f"max_{kind}_ckpt_to_keep"] == 1:
+            raise RunFileError(
+                f"trainer.max_{kind}_ckpt_to_keep=1: verl then removes the old checkpoint before the new one is "
+                "complete, and a crash in between leaves none. Set it to 2 or more"
+            )
+    if config.trainer.save_freq < 1:
+        raise RunFileError("trainer.save_freq is off: the run could not be resumed. Set it to 1 or more")
+    return config
+
+
+def resolved_yaml(run: RunFile, cluster: bool) -> str:
+    return OmegaConf.to_yaml(resolved(run, cluster), resolve=True)

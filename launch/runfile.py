@@ -1,0 +1,287 @@
+"""The run file: what is trained and where, described once. `load` reads it with its bases and checks every key.
+
+A run file is YAML. ``base: OTHER.yaml`` (relative to the file) is read first and what follows is merged over it; values
+may use OmegaConf's interpolations, for instance ``${oc.env:HOME}``, ``${name}``, and ``${project:}`` for this project.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from launch.ports import Ports
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ${project:} in a run file is the project's folder, absolute.
+OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
+
+
+class RunFileError(ValueError):
+    """A run file that cannot work; the message names the file, the key and the remedy."""
+
+
+class Section(BaseModel):
+    """A part of the run file; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
+        raise ValueError("use letters, digits, '.', '_' and '-', at most 63: it names folders and jobs")
+    return value
+
+
+def _slurm_time(value: str) -> str:
+    if not re.fullmatch(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}", value):
+        raise ValueError("use Slurm's form, for instance 2-00:00:00 (quoted: YAML reads 1:30:00 as a number)")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[int, Field(ge=1)]
+
+
+class Resume(Section):
+    """When a run goes on after it ended early."""
+
+    # crashes after which the run starts again, over the whole life of the run; 0: never
+    max_crashes: Annotated[int, Field(ge=0)] = 3
+    # seconds between the signal (time limit near, preemption) and the kill: a step, a checkpoint and the teardown
+    stop_grace_s: Annotated[int, Field(ge=60)] = 900
+
+
+class Waits(Section):
+    """Bounds of waiting, in seconds."""
+
+    head_s: Seconds = 180
+    nodes_s: Seconds = 600
+    teardown_s: Seconds = 60
+
+
+class Preflight(Section):
+    """Thresholds of the checks at start."""
+
+    # also run at the start of every attempt on a cluster
+    at_start: bool = True
+    # disk space in the run's folder, and in /tmp of every node
+    min_folder_gb: float = 200
+    min_tmp_gb: float = 10
+    # free memory of each device
+    min_device_gb: float = 40
+    # between nodes; 1 GB/s is what 10-Gbit Ethernet gives
+    min_allreduce_gb_s: float = 1.0
+    max_clock_skew_s: float = 1.0
+    # bound of the whole preflight
+    timeout_s: Seconds = 60
+
+
+class RayCluster(Section):
+    """An existing cluster, for `launch ray`."""
+
+    # dashboard of the cluster; --address wins
+    address: str | None = None
+    # what stays out of the uploaded working directory, gitignore's syntax
+    excludes: list[str] = [
+        ".git/",
+        ".venv*/",
+        "outputs/",
+        "checkpoints/",
+        "wandb/",
+        "*.parquet",
+        "*.safetensors",
+        "*.pt",
+        "*.log",
+        "__pycache__/",
+        ".*_cache/",
+    ]
+    # cluster: the Ray nodes have tokens in their own environment. runtime_env: send them with the job; Ray then writes
+    # them to its own logs on the cluster.
+    secrets: Literal["cluster", "runtime_env"] = "cluster"
+
+
+class Environment(Section):
+    """In what a Slurm step runs."""
+
+    kind: Literal["venv", "apptainer", "pyxis"] = "venv"
+    # venv: the environment's folder, seen by every node; null: the one that runs `launch`
+    path: str | None = None
+    # apptainer: .sif file; pyxis: .sqsh file or registry image
+    image: str | None = None
+    # host folders to mount, HOST or HOST:CONTAINER; the project and the run's folder always are
+    mounts: list[str] = []
+    # more options for apptainer exec, or for srun with pyxis
+    options: list[str] = []
+
+    @model_validator(mode="after")
+    def _image(self):
+        if (self.kind == "venv") == (self.image is not None):
+            raise ValueError(f"kind {self.kind} {'takes path, not image' if self.kind == 'venv' else 'needs image'}")
+        return self
+
+
+class Slurm(Section):
+    """What sbatch is asked for."""
+
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    time: Annotated[str, AfterValidator(_slurm_time)] | None = None
+    # CPUs asked for on each node
+    cpus_per_node: Count = 16
+    mem: str | None = "0"  # "0": all of the node's
+    exclusive: bool = True
+    # how devices are asked for; {n} is gpus_per_node. null: not at all (a site without GRES, or accelerator: cpu)
+    gpu_option: str | None = "--gpus-per-node={n}"
+    # further options of sbatch, each as "--option=value"
+    extra: list[str] = []
+    # shell lines before anything runs, for instance "module load cuda"
+    setup: list[str] = []
+    environment: Environment = Environment()
+
+
+class Kubernetes(Section):
+    """For the RayJob manifest."""
+
+    image: str = "poise-verl:latest"
+    namespace: str = "default"
+    # claim of a ReadWriteMany volume, mounted at the parent of the run's folder
+    volume_claim: str = "poise-runs"
+    # a Secret whose keys become environment variables of every pod
+    secret: str | None = "poise-secrets"
+    cpus: Count = 16
+    memory: str = "256Gi"
+
+
+class Sky(Section):
+    """For the SkyPilot task."""
+
+    accelerator: str = "H100"
+    # a bucket that is mounted at the parent of the run's folder
+    bucket: str | None = None
+    disk_gb: Count = 512
+
+
+class RunFile(Section):
+    """One run. `folder` must be the same path on every node."""
+
+    name: Name
+    # Hydra config in recipe/poise/config, and overrides as a mapping: dots in keys, Hydra's + and ~ allowed
+    config: str
+    overrides: dict[str, Any] = {}
+    # the same as Hydra writes them, applied after; where the command line's go
+    hydra: list[str] = []
+    # module that trains; it takes Hydra overrides
+    entry: str = "recipe.poise.main_poise"
+    # run once before the first attempt, in the project's folder
+    prepare: list[str] = []
+    # everything the run writes; null: outputs/runs/NAME in the project
+    folder: str | None = None
+
+    nodes: Count = 1
+    gpus_per_node: Count = 1
+    accelerator: Literal["gpu", "cpu"] = "gpu"
+    # network interface for Ray, NCCL and gloo, for instance ib0; null: the one of the node's address
+    interface: str | None = None
+    # environment variables; tokens do not belong here
+    env: dict[str, str] = {}
+    # names of variables that are forwarded and never written
+    secrets: list[str] = ["*_TOKEN", "*_KEY", "*SECRET*", "*PASSWORD*"]
+    # CPUs that Ray may give to its workers on a node; null: slurm.cpus_per_node. Under Slurm's limits it must be told
+    ray_cpus: Count | None = None
+    # bytes of Ray's object store on a node; null: Ray's choice
+    object_store_bytes: Count | None = None
+
+    ports: Ports = Ports()
+    resume: Resume = Resume()
+    waits: Waits = Waits()
+    preflight: Preflight = Preflight()
+    ray: RayCluster = RayCluster()
+    slurm: Slurm = Slurm()
+    kubernetes: Kubernetes = Kubernetes()
+    sky: Sky = Sky()
+
+    @property
+    def devices(self) -> int:
+        """Devices in all: FSDP's world size."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def root(self) -> Path:
+        """The run's folder, absolute."""
+        path = Path(self.folder).expanduser() if self.folder else ROOT / "outputs/runs" / self.name
+        return path if path.is_absolute() else ROOT / path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json", exclude_unset=True), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunFile":
+        return cls.model_validate_json(text)
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
+    """The file merged over its bases, interpolations not yet resolved."""
+    path = path.resolve()
+    if path in seen:
+        raise RunFileError(f"{path}: its bases form a circle: {' -> '.join(p.name for p in (*seen, path))}")
+    if not path.is_file():
+        where = f", named as base in {seen[-1]}" if seen else ""
+        known = ", ".join(sorted(p.name for p in (ROOT / "launch/runs").glob("*.yaml") if p.name[0] != "_"))
+        raise RunFileError(f"{path} does not exist{where}. Run files of the project (launch/runs): {known}")
+    try:
+        node = OmegaConf.load(path)
+    except Exception as error:  # YAML's errors have no common base that is OmegaConf's too
+        raise RunFileError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(node, DictConfig):
+        raise RunFileError(f"{path}: a run file is a mapping of settings, this is a {type(node).__name__}")
+    base = node.pop("base", None)
+    if base is None:
+        return node
+    merged = OmegaConf.merge(_read(path.parent / str(base), (*seen, path)), node)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def load(path: Path | str) -> RunFile:
+    """Read a run file; a bare name is looked up in launch/runs too.
+
+    Raises:
+        RunFileError: no such file, bad YAML, unknown key, value out of range, unset environment variable.
+    """
+    path = Path(path)
+    if not path.exists() and (ROOT / "launch/runs" / path.with_suffix(".yaml").name).exists():
+        path = ROOT / "launch/runs" / path.with_suffix(".yaml").name
+    node = _read(path)
+    try:
+        values = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{path}: {error}".strip()) from error
+    try:
+        return RunFile.model_validate(values)
+    except ValidationError as error:
+        raise RunFileError(f"{path}:\n" + "\n".join(_explain(item) for item in error.errors())) from error
+
+
+def _explain(item) -> str:
+    """One line per fault: where, what, and what would be right."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        section: Any = RunFile
+        for part in item["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"  unknown key {where}; known: {', '.join(section.model_fields)}"
+    if item["type"] == "missing":
+        return f"  {where} is missing"
+    return f"  {where or 'run file'}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"

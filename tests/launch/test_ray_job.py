@@ -1,0 +1,55 @@
+"""`launch ray` on a real Ray cluster of one node, which `launch node` starts and ends; a payload trains nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from launch.node import wait_for_port
+from launch.runfile import ROOT, load
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+BASE = 24000
+
+
+@pytest.fixture
+def cluster(write_run, payload_folder):
+    """A head on this machine; the dashboard's address. It is ended by TERM and leaves nothing."""
+    run = load(write_run("head", interface="lo", ports={"base": BASE}))
+    logs = payload_folder / "head"
+    logs.mkdir()
+    (logs / "run.json").write_text(run.to_json())
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}", "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-m", "launch", "node", "--run", str(logs / "run.json"), "--logs", str(logs)]
+    head = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    wait_for_port(f"127.0.0.1:{run.ports.dashboard}", 180)
+    yield f"http://127.0.0.1:{run.ports.dashboard}"
+    children = psutil.Process(head.pid).children(recursive=True)
+    head.send_signal(signal.SIGTERM)
+    assert head.wait(timeout=90) == 0
+    left = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not left
+    assert any(logs.rglob("raylet*")), "Ray's logs were not copied out"
+
+
+def submit(path, address: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch", "ray", str(path), "--address", address]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "WANDB_API_KEY": "wandb-0123456789abcdef"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_a_job_is_followed_and_its_status_returned(cluster, write_run, payload_folder):
+    settings = {"interface": "lo", "ports": {"base": BASE}, "preflight": {"at_start": False}}
+    done = submit(write_run("good", **settings, overrides={"+payload.seconds": 0}), cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "payload: step 8" in done.stdout and "not sent: " in done.stdout and "WANDB_API_KEY" in done.stdout
+    attempts = json.loads((payload_folder / "runs/good/attempts.json").read_text())["attempts"]
+    assert [item["outcome"] for item in attempts] == ["done"]
+
+    done = submit(write_run("bad", **settings, overrides={"+payload.seconds": 0, "+payload.crash_at": 3}), cluster)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "step 3 failed twice" in done.stdout

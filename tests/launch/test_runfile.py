@@ -1,0 +1,217 @@
+"""The run file: every fault is named with its key and remedy; every run file of the project composes against verl."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from launch.compose import override, resolved, training_arguments
+from launch.environment import COMMON, CPU, Redactor, public_environment, write_public
+from launch.ports import EPHEMERAL_START, Ports
+from launch.runfile import ROOT, RunFile, RunFileError, load
+from recipe.poise.config import check_config
+
+RUNS = sorted(path.name for path in (ROOT / "launch/runs").glob("[!_]*.yaml"))
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+GOOD = "name: a\nconfig: poise_paper\n"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_file_composes_against_verl(name):
+    run = load(name)
+    config = resolved(run, cluster=run.nodes > 1)
+    assert run.name == Path(name).stem
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (run.nodes, run.gpus_per_node)
+    assert "file" in config.trainer.logger and config.trainer.max_actor_ckpt_to_keep == 2
+    rollouts = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
+    assert rollouts % run.devices == 0 and mini % run.devices == 0 and rollouts % mini == 0
+    if config.algorithm.adv_estimator == "poise":
+        check_config(config)
+
+
+def test_the_papers_settings():
+    config = resolved(load("qwen3_4b_poise_1x2"), cluster=False)
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (config.data.train_batch_size, rollout.n, config.trainer.total_training_steps) == (256, 2, 200)
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (4096, 8192)
+    assert (actor.ppo_mini_batch_size, actor.ppo_epochs, actor.ppo_max_token_len_per_gpu) == (32, 1, 24576)
+    optim = actor.optim
+    assert (optim.lr, optim.lr_warmup_steps, optim.weight_decay, list(optim.betas)) == (1e-6, 10, 0.01, [0.9, 0.999])
+    assert (optim.lr_scheduler_type, actor.grad_clip, actor.loss_agg_mode) == ("constant", 1.0, "token-mean")
+    assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.clip_ratio_c) == (0.2, 0.28, 10.0)
+    assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
+    assert (rollout.temperature, rollout.top_p) == (1.0, 1.0)
+    assert (rollout.val_kwargs.temperature, rollout.val_kwargs.top_p) == (0.6, 0.95)
+    assert (config.poise.block, config.poise.num_tokens, config.poise.probe.window_rows) == (19, 10, 4096)
+
+
+def flat(node, prefix="") -> dict:
+    found = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_the_difference_between_poise_and_dapo_is_the_experiment():
+    poise, dapo = (
+        flat(OmegaConf.to_container(resolved(load(f"qwen3_4b_{method}_1x8"), cluster=False), resolve=True))
+        for method in ("poise", "dapo")
+    )
+    differ = {key for key in poise.keys() | dapo.keys() if poise.get(key) != dapo.get(key)}
+    differ = {key for key in differ if not key.startswith(("critic.", "trainer."))}
+    differ = {key for key in differ if not key.endswith(("rollout_n", "experiment_name"))}
+    assert differ == {
+        "algorithm.adv_estimator",
+        "algorithm.filter_groups.enable",
+        "algorithm.filter_groups.metric",
+        "algorithm.filter_groups.max_inflight_gen_batches",
+        "data.train_batch_size",
+        "actor_rollout_ref.actor.ppo_mini_batch_size",
+        "actor_rollout_ref.rollout.n",
+        "reward.reward_manager.name",
+        "reward.reward_kwargs.overlong_buffer_cfg.enable",
+        "reward.reward_kwargs.overlong_buffer_cfg.len",
+        "reward.reward_kwargs.overlong_buffer_cfg.penalty_factor",
+        "reward.reward_kwargs.overlong_buffer_cfg.log",
+        "reward.reward_kwargs.max_resp_len",
+    }
+    # verl's V1 trainer ignores the legacy places of these keys
+    assert dapo["reward.reward_manager.name"] == "dapo" and dapo["reward.reward_kwargs.max_resp_len"] == 8192
+    assert dapo["algorithm.filter_groups.metric"] == "acc" and dapo["critic.enable"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "nodez: 2\n", r"unknown key nodez; known: name, config"),
+        (GOOD + "slurm: {partion: gpu}\n", r"unknown key slurm.partion; known: account, partition"),
+        (GOOD + "slurm: {environment: {sif: a}}\n", r"unknown key slurm.environment.sif; known: kind"),
+        ("config: poise_paper\n", r"name is missing"),
+        ("name: a b\nconfig: c\n", r"name: use letters"),
+        (GOOD + "nodes: 0\n", r"nodes: .*greater than or equal to 1"),
+        (GOOD + "nodes: many\n", r"nodes: .*found 'many'"),
+        (GOOD + "accelerator: tpu\n", r"accelerator: .*'gpu' or 'cpu'"),
+        (GOOD + "ports: {base: 32000}\n", r"ephemeral range.*lower base to at most"),
+        (GOOD + "slurm: {time: 1:30:00}\n", r"slurm.time"),
+        (GOOD + "slurm: {environment: {kind: pyxis}}\n", r"pyxis needs image"),
+        (GOOD + "folder: ${oc.env:NO_SUCH_VARIABLE_HERE}\n", r"NO_SUCH_VARIABLE_HERE"),
+        (GOOD + "base: other.yaml\n", r"other.yaml does not exist, named as base in .*run.yaml"),
+        (GOOD + "base: run.yaml\n", r"bases form a circle"),
+        ("- a\n- b\n", r"is a mapping of settings, this is a ListConfig"),
+        ("name: [\n", r"not valid YAML"),
+    ],
+)
+def test_faults_are_named(tmp_path, text, message):
+    with pytest.raises(RunFileError, match=message):
+        load(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_lists_those_that_are(tmp_path):
+    with pytest.raises(RunFileError, match="cpu_poise.yaml.*qwen3_4b_dapo_1x2.yaml"):
+        load(tmp_path / "nope.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"trainer.nnodes": 2}, "set its key nodes instead"),
+        ({"trainer.default_local_dir": "/x"}, "set its key folder instead"),
+        ({"trainer.max_actor_ckpt_to_keep": 1}, "a crash in between leaves none"),
+        ({"trainer.save_freq": -1}, "could not be resumed"),
+        ({"algorithm.adv_estimater": "x"}, "adv_estimater"),
+    ],
+)
+def test_overrides_that_cannot_work(tmp_path, overrides, message):
+    run = load(write(tmp_path, GOOD)).model_copy(update={"overrides": overrides})
+    with pytest.raises(RunFileError, match=message):
+        resolved(run, cluster=False)
+
+
+def test_unknown_config_and_bad_override(tmp_path):
+    with pytest.raises(RunFileError, match="known: .*dapo_paper"):
+        resolved(load(write(tmp_path, "name: a\nconfig: nope\n")), cluster=False)
+    run = load(write(tmp_path, GOOD)).model_copy(update={"hydra": ["--steps"]})
+    with pytest.raises(RunFileError, match="not a Hydra override"):
+        training_arguments(run, cluster=False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, 0, -3, 1e-6, "plain", "/a/b-c.parquet", "two words", "it's", 'a "b"', "back\\slash", "end\\",
+        "a\\'b",
+        "true", "null", "5:once", "a=b,c", "x{y}", "[a]", "$HOME", "", ["a b", 1, None], {"k": "v w", "n": [1, 2]},
+    ],
+)  # fmt: skip
+def test_values_survive_hydras_grammar(value):
+    parsed = OverridesParser.create().parse_override(override("+a.b", value)).value()
+    parsed = parsed.text if hasattr(parsed, "text") else parsed
+
+    def plain(item):
+        if isinstance(item, dict):
+            return {str(key): plain(part) for key, part in item.items()}
+        if isinstance(item, list):
+            return [plain(part) for part in item]
+        return getattr(item, "text", item)
+
+    assert plain(parsed) == value
+
+
+def test_a_cluster_gets_no_sizes_for_ray_init():
+    config = resolved(load("cpu_poise_2x1"), cluster=True)
+    sizes = {key: value for key, value in config.ray_kwargs.ray_init.items() if key != "runtime_env"}
+    assert set(sizes.values()) == {None}
+    assert resolved(load("cpu_poise"), cluster=False).ray_kwargs.ray_init.num_cpus == 16
+
+
+def test_a_run_file_survives_json():
+    run = load("qwen3_4b_poise_4x8").model_copy(update={"hydra": ["a=b"]})
+    assert RunFile.from_json(run.to_json()) == run
+
+
+def test_port_map():
+    ports = Ports()
+    options = ports.ray_options(head=True)
+    numbers = [int(option.split("=")[1]) for option in options]
+    assert len(set(numbers)) == len(numbers) and max(numbers) < EPHEMERAL_START
+    assert f"--port={ports.gcs}" in options and f"--port={ports.gcs}" not in ports.ray_options(head=False)
+
+
+def test_taken_ports_are_found():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        base = taken.getsockname()[1]
+        assert Ports.model_construct(base=base, workers=100).taken()[0] == base
+
+
+def test_the_environment_is_the_one_of_the_scripts():
+    import subprocess
+
+    script = f"set -eu; source {ROOT}/launch/env.sh; poise_export_cpu; env"
+    out = subprocess.run(["env", "-i", "PATH=/usr/bin:/bin", "bash", "-c", script], capture_output=True, text=True)
+    exported = dict(line.split("=", 1) for line in out.stdout.splitlines() if "=" in line)
+    assert {name: exported[name] for name in CPU} == CPU
+    text = (ROOT / "launch/env.sh").read_text()
+    assert all(f'{name}="${{{name}:-{value}}}"' in text for name, value in COMMON.items())
+
+
+def test_secrets_are_kept_out(tmp_path, monkeypatch):
+    run = load("cpu_poise")
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
+    with pytest.raises(RunFileError, match=r"would hold the value of \$HF_TOKEN"):
+        write_public(tmp_path / "x", "a hf_abcdefghijklmnop b", run)
+    assert list(tmp_path.iterdir()) == []
+    assert Redactor(run)(b"token hf_abcdefghijklmnop\n") == b"token ***\n"
+    with pytest.raises(RunFileError, match="env.MY_API_KEY looks like a secret"):
+        public_environment(run.model_copy(update={"env": {"MY_API_KEY": "x"}}))

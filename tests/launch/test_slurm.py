@@ -1,0 +1,177 @@
+"""The written sbatch file under a real Slurm with two nodes of their own addresses, a payload in place of training."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TWO_NODES = ["bash", str(HERE / "two_nodes.sh")]
+KEY = "wandb-0123456789abcdef-secret"
+SETTINGS = {
+    "nodes": 2,
+    "interface": "fast0",
+    "slurm": {"cpus_per_node": 2, "mem": None, "time": "20:00", "exclusive": True},
+    "resume": {"stop_grace_s": 120},
+    "waits": {"head_s": 120, "nodes_s": 180, "teardown_s": 30},
+}
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    """Two nodes; its configuration is in the environment."""
+    check = subprocess.run([*TWO_NODES, "check"], capture_output=True, text=True)
+    if check.returncode:
+        pytest.skip(check.stderr.strip())
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # munged runs as a user of its own
+    subprocess.run([*TWO_NODES, "up", str(folder)], check=True, timeout=120)
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    yield folder
+    subprocess.run([*TWO_NODES, "down", str(folder)], check=True, timeout=120)
+    del os.environ["SLURM_CONF"]
+
+
+def launch(*arguments, **env) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch", *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}", **env}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+
+
+def submit(path: Path) -> str:
+    run = launch("slurm", path, WANDB_API_KEY=KEY, EXPECTED_KEY=KEY)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split("job ")[-1].split(";")[0].strip()
+
+
+def job(number: str) -> dict[str, str]:
+    out = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True).stdout
+    return dict(item.split("=", 1) for item in out.split() if "=" in item)
+
+
+def output(root: Path) -> str:
+    """Everything that the job wrote, for a failed test's message."""
+    return "\n".join(f"== {path}\n{path.read_text()[-6000:]}" for path in root.glob("logs/slurm-*.out"))
+
+
+def until(condition, root: Path, limit_s: float, what: str):
+    deadline = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {limit_s} s\n{output(root)}"
+        time.sleep(0.5)
+    return found
+
+
+def wait_for_end(number: str, root: Path, limit_s: float = 420) -> str:
+    ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+    return until(lambda: (state := job(number).get("JobState")) in ends and state, root, limit_s, "end of the job")
+
+
+def attempts(root: Path) -> list[dict]:
+    path = root / "attempts.json"
+    return json.loads(path.read_text())["attempts"] if path.exists() else []
+
+
+def metrics(root: Path) -> dict[int, dict]:
+    return {r["step"]: r["data"] for r in map(json.loads, (root / "metrics.jsonl").read_text().splitlines())}
+
+
+def ray_processes(number: str) -> list[str]:
+    """Processes of a job's Ray that are still there."""
+    found = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    return [" ".join(line) for line in found if line and any(f"/tmp/pr_{number}_" in item for item in line)]
+
+
+def assert_clean(number: str, root: Path) -> None:
+    """No process of Ray is left, the key is in no file, and each attempt has the logs of both nodes."""
+    until(lambda: not ray_processes(number), root, 20, "end of Ray's processes")
+    holds = [path for path in root.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not holds
+    for item in attempts(root):
+        logs = Path(item["logs"])
+        assert (logs / "train.log").exists()
+        for node in ("poise1", "poise2"):
+            assert any((logs / f"ray_{node}").rglob("raylet*")), f"no Ray logs of {node} in {logs}"
+    assert not list(Path("/tmp").glob(f"pr_{number}_*"))
+
+
+def test_a_run_over_two_nodes(slurm, write_run, payload_folder):
+    root = payload_folder / "runs/plain"
+    number = submit(write_run("plain", **SETTINGS))
+    assert wait_for_end(number, root) == "COMPLETED", output(root)
+    assert [item["outcome"] for item in attempts(root)] == ["done"]
+    found = metrics(root)
+    assert sorted(found) == list(range(1, 9))
+    assert all(step["nodes"] == 2 and step["secret_on_all"] for step in found.values())
+    table = (root / "logs/attempt_1/preflight.txt").read_text()
+    assert "all " in table and "all-reduce" in table and "shared folder" in table
+    assert_clean(number, root)
+
+
+def test_usr1_saves_requeues_and_goes_on(slurm, write_run, payload_folder):
+    root = payload_folder / "runs/preempted"
+    overrides = {"trainer.total_training_steps": 12, "trainer.save_freq": 100, "+payload.seconds": 2.0}
+    number = submit(write_run("preempted", **SETTINGS, overrides=overrides))
+    logged = root / "logs/attempt_1/metrics.jsonl"
+    until(lambda: logged.exists() and len(logged.read_text().splitlines()) >= 2, root, 300, "second step")
+    subprocess.run(["scancel", "--batch", "--signal=USR1", number], check=True)  # as Slurm sends it near the time limit
+    assert wait_for_end(number, root) == "COMPLETED", output(root)
+    first, second = attempts(root)
+    assert (first["outcome"], first["code"], second["outcome"]) == ("stopped", 75, "done")
+    assert second["resumed_from"] == first["last_step"] >= 2
+    assert job(number)["Restarts"] == "1"
+    assert sorted(metrics(root)) == list(range(1, 13))
+    tracking = json.loads((root / "attempts.json").read_text())["tracking_id"]
+    assert tracking.startswith("preempted-")
+    assert_clean(number, root)
+
+
+def test_a_crash_resumes_once_and_the_same_step_twice_ends_it(slurm, write_run, payload_folder):
+    root = payload_folder / "runs/crash"
+    number = submit(write_run("crash", **SETTINGS, overrides={"+payload.crash_at": "5:once"}))
+    assert wait_for_end(number, root) == "COMPLETED", output(root)
+    assert [(item["outcome"], item["resumed_from"]) for item in attempts(root)] == [("crashed", 0), ("done", 4)]
+    assert_clean(number, root)
+
+    root = payload_folder / "runs/always"
+    number = submit(write_run("always", **SETTINGS, overrides={"+payload.crash_at": 5}))
+    assert wait_for_end(number, root) == "FAILED", output(root)
+    assert [(item["outcome"], item["last_step"]) for item in attempts(root)] == [("crashed", 4), ("crashed", None)]
+    assert "step 5 failed twice" in output(root)
+    assert_clean(number, root)
+
+
+def test_a_dead_worker_node_is_seen_at_once_and_the_run_goes_on(slurm, write_run, payload_folder):
+    root = payload_folder / "runs/dead"
+    number = submit(write_run("dead", **SETTINGS, overrides={"+payload.seconds": 1.5}))
+    logged = root / "logs/attempt_1/metrics.jsonl"
+    until(lambda: logged.exists() and len(logged.read_text().splitlines()) >= 3, root, 300, "third step")
+    raylets = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and any(f"pr_{number}_poise2" in item for item in process.info["cmdline"])
+    ]
+    assert len(raylets) == 1
+    raylets[0].kill()
+    assert wait_for_end(number, root) == "COMPLETED", output(root)
+    first, second = attempts(root)
+    assert (first["outcome"], second["outcome"]) == ("crashed", "done") and second["resumed_from"] >= 2
+    assert first["ended"] - first["started"] < 120
+    assert_clean(number, root)
+
+
+def test_workers_that_do_not_come_end_the_job_within_the_bound(slurm, write_run, payload_folder):
+    root = payload_folder / "runs/short"
+    settings = SETTINGS | {"gpus_per_node": 1, "waits": {"head_s": 120, "nodes_s": 5, "teardown_s": 30}}
+    number = submit(write_run("short", **settings))
+    assert wait_for_end(number, root, 180) == "FAILED"
+    assert "the cluster was not complete after 5 s" in output(root) and "1 of 2 nodes" in output(root)
+    until(lambda: not ray_processes(number), root, 20, "end of Ray's processes")
