@@ -1,5 +1,7 @@
 """The entry: ``python -m recipe.poise.main_poise [--config-name NAME] [hydra overrides]``."""
 
+import sys
+
 import hydra
 import ray
 from verl.trainer.main_ppo import run_ppo
@@ -9,6 +11,7 @@ from verl.utils.device import auto_set_device
 
 from recipe.poise.config import check_block, check_config
 from recipe.poise.plugin import check_registered
+from recipe.poise.stop import EXIT_STATUS, StopRequested
 
 
 @hydra.main(config_path="config", config_name="poise_trainer", version_base=None)
@@ -26,6 +29,9 @@ def main(config):
 
     try:
         run_ppo(config, task_runner_class=PoiseTaskRunner)
+    except StopRequested as stop:  # what Ray raises is a RayTaskError and of its cause's class too
+        print(stop.args[0] if stop.args else stop)
+        sys.exit(EXIT_STATUS)
     finally:
         ray.shutdown()
 

@@ -11,7 +11,7 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.utils import Role
-from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
@@ -22,9 +22,10 @@ from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
 from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
 from recipe.poise.rows import Rows, index_rows
+from recipe.poise.stop import StopMixin
 
 
-class CpuMixin(PPOTrainer):
+class CpuMixin(StopMixin):
     """verl's trainer on a CPU: the same roles with workers that open a plain gloo group."""
 
     def _init_resource_pool_mgr(self):
