@@ -4,10 +4,14 @@ verl calls :func:`compute_score` once per response (``reward.custom_reward_funct
 ``<think> ... </think> answer``, decoded without special tokens; what stands after the last ``</think>`` is the answer.
 """
 
+import asyncio
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from reasoning_gym.factory import get_score_answer_fn
+
+from reward.verdict import RIGHT, WRONG, Verdict
 
 CLOSE = "</think>"
 
@@ -42,3 +46,18 @@ def compute_score(
     answer = answer_of(solution_str)
     right = answer is not None and verifier_of(data_source)(answer, {"answer": str(ground_truth)}) >= 1.0
     return {"score": float(right), "acc": float(right)}
+
+
+class ReasoningGymVerifier:
+    """The same, behind the router: the task's name is the data source's last part (``reasoning_gym/chain_sum``)."""
+
+    async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
+        """Judge in a thread: some of the library's verifiers take their time. `extra_info` may hold the task's
+        ``entry`` (the library's dict), which some verifiers need."""
+        source = str(extra_info["data_source"]).rpartition("/")[2]
+        answer = answer_of(response)
+        if answer is None:
+            return WRONG
+        entry = extra_info.get("entry") or {"answer": str(ground_truth)}
+        value = await asyncio.to_thread(verifier_of(source), answer, entry)
+        return RIGHT if value >= 1.0 else WRONG

@@ -1,0 +1,39 @@
+"""Multiple choice: the letter that a response settles on."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from reward.answer_region import answer_region, final_answer
+from reward.verdict import RIGHT, WRONG, Verdict
+
+_WRAPPED = re.compile(r"^\W*(?:\\text(?:bf)?\{)?\W*(?:option|choice)?\s*\(?\[?([A-Z])(?![A-Za-z])", re.IGNORECASE)
+_SAID = re.compile(
+    r"\b(?:answer|choice|option)\b(?:\s+is)?(?:\s+therefore)?\s*:?\s*\(?\**\\?\(?([A-Z])\b(?!\s+[a-z])", re.IGNORECASE
+)
+_ALONE = re.compile(r"^\W*([A-Z])\W*$")
+
+
+def chosen_letter(response: str) -> str | None:
+    """The letter of the last answer form (``\\boxed{B}``, ``Answer: (B)``, ``the answer is B``), or of a last line
+    that is nothing else; upper case; None where no letter is chosen."""
+    if (answer := final_answer(response)) is not None and (match := _WRAPPED.match(answer)):
+        return match[1].upper()
+    text = answer_region(response)
+    if said := _SAID.findall(text):
+        return said[-1].upper()
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and (match := _ALONE.match(lines[-1])):
+        return match[1]
+    return None
+
+
+class ChoiceVerifier:
+    """The chosen letter against the ground truth's."""
+
+    async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
+        """Judge. Raises ValueError for a ground truth that is no letter."""
+        gold = str(ground_truth).strip("() .").upper()
+        if not re.fullmatch(r"[A-Z]", gold):
+            raise ValueError(f"ground truth of a multiple-choice question is one letter, not {ground_truth!r}")
+        return RIGHT if chosen_letter(response) == gold else WRONG

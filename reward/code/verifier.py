@@ -1,0 +1,57 @@
+"""Programs judged by their test cases."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from reward.code.cases import program_of, read_cases
+from reward.code.harness import CaseRun
+from reward.code.local_sandbox import Limits, LocalSandbox, SandboxFailed
+from reward.code.sandbox_fusion import SandboxFusion
+from reward.verdict import RIGHT, WRONG, Verdict, failure
+
+
+class CodeVerifier:
+    """The last Python block of a response against test cases.
+
+    Args:
+        sandbox_url: of a SandboxFusion server; None: the local sandbox.
+        partial: score the share of cases that pass; otherwise 1 only if all do. acc is 1 only if all do.
+        max_cases: at most so many are run, the first ones.
+        parallel: programs at once (local), or requests at once (server).
+        limits: see `Limits`, by name.
+
+    Raises:
+        SandboxUnavailable: no server is given and this machine cannot isolate a program.
+    """
+
+    def __init__(
+        self,
+        sandbox_url: str | None = None,
+        partial: bool = False,
+        max_cases: int = 64,
+        parallel: int = 2,
+        **limits: int,
+    ):
+        bounds = Limits(**limits)
+        self.partial, self.max_cases = partial, max_cases
+        self.sandbox: LocalSandbox | SandboxFusion
+        if sandbox_url:
+            self.sandbox = SandboxFusion(sandbox_url, bounds, parallel=parallel)
+        else:
+            self.sandbox = LocalSandbox(bounds, parallel)
+
+    async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
+        """Judge. Raises ValueError for test cases that cannot be read."""
+        cases = read_cases(ground_truth)
+        program = program_of(response)
+        if program is None:
+            return WRONG
+        runs = [CaseRun(cases, index, program) for index in range(min(self.max_cases, len(cases.inputs)))]
+        try:
+            reports = await self.sandbox.run([(run.source, run.stdin) for run in runs], not self.partial)
+        except SandboxFailed as error:
+            return failure(str(error))
+        passed = sum(run.passed(report) for run, report in zip(runs, reports, strict=False))
+        if passed == len(runs):
+            return RIGHT
+        return Verdict(passed / len(runs), 0.0) if self.partial else WRONG

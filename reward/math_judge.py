@@ -1,0 +1,37 @@
+"""Equality of two mathematical answers by math-verify; runs in worker processes, where a time limit can be enforced.
+
+math-verify's own time limit is a signal, which only works in a main thread and does not interrupt every computation.
+"""
+
+import ctypes
+import functools
+import signal
+
+
+def start_worker() -> None:
+    """Called once in each worker: it is to die with its parent, and to load what it needs before the clock runs."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    equal("1", "1/1")
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_gold(text: str):
+    from math_verify import parse
+
+    parsed = parse(f"${text}$", parsing_timeout=None) or parse(text, parsing_timeout=None)
+    if not parsed:
+        raise ValueError(f"math-verify cannot read the ground truth {text[:200]!r}")
+    return parsed
+
+
+def equal(answer: str, gold: str) -> bool:
+    """Whether `answer` is mathematically equal to `gold`. Raises ValueError for a gold answer that cannot be read."""
+    from math_verify import parse, verify
+
+    expected = _parse_gold(gold)
+    for text in (f"\\boxed{{{answer}}}", answer):
+        found = parse(text, parsing_timeout=None)
+        if found and verify(expected, found, timeout_seconds=None, raise_on_error=False):
+            return True
+    return False

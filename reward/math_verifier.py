@@ -1,0 +1,74 @@
+"""Mathematical answers, judged for equality by math-verify in worker processes."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from reward.answer_region import final_answer
+from reward.math_judge import equal, start_worker
+from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
+from reward.verdict import RIGHT, WRONG, Verdict, failure
+
+MAX_ANSWER = 2_000  # characters; nothing longer is an answer
+# font commands around the whole answer, and parentheses around one number
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|bf|rm)\{([^{}]+)\}|\(([+-]?[\d.]+)\)")
+
+
+@cache
+def _pool(workers: int) -> LimitedPool:
+    return LimitedPool(workers, start_worker)
+
+
+def normalise(answer: str) -> str:
+    """One way to write characters: digits of other scripts, full-width forms, kinds of minus and space."""
+    text = unicodedata.normalize("NFKC", answer)
+    text = "".join(
+        str(unicodedata.decimal(char)) if not char.isascii() and unicodedata.decimal(char, None) is not None else char
+        for char in text
+    )
+    text = text.translate({0x2212: "-", 0x2013: "-", 0x00D7: r"\times "})
+    text = " ".join(text.split()).strip(" .$")
+    while match := _WRAPPER.fullmatch(text):
+        text = (match[1] or match[2]).strip()
+    return text
+
+
+class MathVerifier:
+    """The answer that a response gives last, against the ground truth.
+
+    Args:
+        time_limit_s: for one answer; past it the verdict is a failure, not a wrong answer.
+        workers: processes per process of the reward loop.
+    """
+
+    def __init__(self, time_limit_s: float = 5.0, workers: int = 2):
+        if time_limit_s <= 0 or workers < 1:
+            raise ValueError(f"math verifier: time_limit_s={time_limit_s}, workers={workers}; want both positive")
+        self.time_limit_s, self.workers = time_limit_s, workers
+
+    async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
+        """Judge; several ground truths (a list) are alternatives. Raises ValueError for one that cannot be read."""
+        golds = [normalise(str(gold)) for gold in (ground_truth if _is_list(ground_truth) else [ground_truth])]
+        if not golds or not all(golds):
+            raise ValueError(f"empty mathematical ground truth: {ground_truth!r}")
+        found = final_answer(response)
+        if found is None or len(found) > MAX_ANSWER:
+            return WRONG
+        answer = normalise(found)
+        if not answer:
+            return WRONG
+        if answer in golds:
+            return RIGHT
+        try:
+            for gold in golds:
+                if await _pool(self.workers).run(equal, answer, gold, limit_s=self.time_limit_s):
+                    return RIGHT
+        except (TimeLimitExceeded, WorkerDied) as error:
+            return failure(f"math-verify: {error}")
+        return WRONG
+
+
+def _is_list(value: Any) -> bool:
+    return not isinstance(value, str | bytes) and hasattr(value, "__len__")
