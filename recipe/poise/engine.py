@@ -20,7 +20,7 @@ from recipe.poise.signals import SIGNALS, compute_signals
 from recipe.poise.stream import STREAM
 
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
-ROW_FIELD = "poise_row"  # (B, 3) int64 in TransferQueue: row id, group id, domain id
+ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the verifier failed
 
 
 def flat(value: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ class Pairing:
     value_B: Tensor
     weight_B3: Tensor
     constant_B: Tensor
+    failed_B: Tensor
     own_value: bool
     result: Advantages | None = None
 
@@ -66,8 +67,9 @@ def poise_advantage(
     mask_BL = response_mask.to(torch.float32)
     reward_B = torch.where(response_mask.bool(), token_level_rewards.float(), 0.0).sum(dim=1)
     seen = current.rows.id_B >= 0
+    judged_B = torch.where(current.failed_B, float("nan"), reward_B)  # a failed verifier's 0 is no reward
     result = compute_advantages(
-        reward_B[seen],
+        judged_B[seen],
         current.rows.group_B[seen],
         current.value_B[seen],
         current.weight_B3[seen],

@@ -12,6 +12,7 @@ from verl.utils.device import auto_set_device
 from recipe.poise.config import check_block, check_config
 from recipe.poise.plugin import check_registered
 from recipe.poise.stop import EXIT_STATUS, StopRequested
+from recipe.poise.verdicts import check_reward
 
 
 @hydra.main(config_path="config", config_name="poise_trainer", version_base=None)
@@ -20,6 +21,7 @@ def main(config):
     auto_set_device(config)
     if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
         check_block(check_config(config), config)
+    check_reward(config)
     if config.poise.seeded_rollouts:
         from recipe.poise.seeded_rollout import use_seeded_rollouts
 

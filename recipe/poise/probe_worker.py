@@ -114,13 +114,14 @@ class ProbeWorker(Worker, DistProfilerExtension):
         """
         start = time.perf_counter()
         step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
-        row_B3 = flat(data[ROW_FIELD]).to(STREAM.device)
-        feature_BF = STREAM.lookup(row_B3[:, 0])
+        row_B4 = flat(data[ROW_FIELD]).to(STREAM.device)
+        feature_BF = STREAM.lookup(row_B4[:, 0])
+        id_B, group_B, domain_B, failed_B = row_B4.unbind(1)
         reward_B = _row_sums(data["rm_scores"]).to(feature_BF)
+        reward_B = torch.where(failed_B > 0, float("nan"), reward_B)  # a failed verifier's 0 is no reward
         if REWARD in self.poise.signals:
             feature_BF = torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)
-        id_B, group_B, domain_B = row_B3.unbind(1)
-        self._dump(step, row_B3, reward_B)
+        self._dump(step, row_B4, reward_B)
         if not STREAM.collects:
             id_B = torch.full_like(id_B, -1)  # ranks that share a sequence hold the same rows: one of them counts
         said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B)
@@ -132,14 +133,14 @@ class ProbeWorker(Worker, DistProfilerExtension):
         value_B = torch.where(prediction_B5[:, 0].isfinite(), prediction_B5[:, 0], prediction_B5[:, 4]).nan_to_num(0.0)
         offsets = data["input_ids"].offsets().cpu()
         values = torch.nested.nested_tensor_from_jagged(torch.repeat_interleave(value_B, offsets.diff()), offsets)
-        return TensorDict({PREDICTION_FIELD: prediction_B5, "values": values}, batch_size=len(row_B3))
+        return TensorDict({PREDICTION_FIELD: prediction_B5, "values": values}, batch_size=len(row_B4))
 
-    def _dump(self, step: int, row_B3: Tensor, reward_B: Tensor) -> None:
+    def _dump(self, step: int, row_B4: Tensor, reward_B: Tensor) -> None:
         """Write this rank's rows for the offline study, in the steps that are dumped."""
-        dumped = STREAM.lookup_dump(row_B3[:, 0])
+        dumped = STREAM.lookup_dump(row_B4[:, 0])
         if dumped is None or not STREAM.collects:
             return
-        known = row_B3[:, 0] >= 0  # no padding, no intermediate outputs
+        known = row_B4[:, 0] >= 0  # no padding, no intermediate outputs
         feature_BF, prompt_B = dumped
         write_dump(
             Path(str(self.poise.dump_features.folder)),
@@ -149,7 +150,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
             torch.cat([feature_BF, reward_B.unsqueeze(1)], dim=1)[known],
             reward_B[known],
             prompt_B[known],
-            row_B3[known, 1],
+            row_B4[known, 1],
         )
 
     @register(dispatch_mode=_dispatch, blocking=False)

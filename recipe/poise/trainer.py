@@ -23,9 +23,10 @@ from recipe.poise.estimator import Pairing, pairing
 from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
 from recipe.poise.rows import Rows, index_rows
 from recipe.poise.stop import StopMixin
+from recipe.poise.verdicts import VerdictMixin, failed_rows
 
 
-class CpuMixin(StopMixin):
+class CpuMixin(StopMixin, VerdictMixin):
     """verl's trainer on a CPU: the same roles with workers that open a plain gloo group."""
 
     def _init_resource_pool_mgr(self):
@@ -53,7 +54,7 @@ class PoiseMixin(CpuMixin):
 
     def _compute_old_log_prob(self, batch, metrics):
         rows = index_rows(batch.keys, batch.tags)
-        field = torch.stack([rows.id_B, rows.group_B, self._domains(batch)], dim=1)
+        field = torch.stack([rows.id_B, rows.group_B, self._domains(batch), failed_rows(batch).long()], dim=1)
         tq.kv_batch_put(
             keys=batch.keys,
             partition_id=batch.partition_id,
@@ -88,6 +89,7 @@ class PoiseMixin(CpuMixin):
             value_B=prediction_B5[:, 0],
             weight_B3=prediction_B5[:, 1:4],
             constant_B=prediction_B5[:, 4],
+            failed_B=failed_rows(batch),
             own_value=self.config.actor_rollout_ref.rollout.n == 1,
         )
         with pairing(inputs):

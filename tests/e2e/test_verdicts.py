@@ -1,0 +1,52 @@
+"""Rows on which the verifier failed take no part in the update nor the fit, with POISE and verl's own estimators."""
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+FLAKY = '''
+"""The default's verifier, which gives no judgement on responses of odd length; or none at all."""
+from reward.reasoning_gym_verifier import compute_score as judge
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, always=False, **kwargs):
+    failed = always or len(solution_str) % 2 == 1
+    result = judge(data_source, solution_str, ground_truth)
+    return {"score": 0.0 if failed else result["score"], "acc": result["acc"], "verifier_failed": float(failed)}
+'''
+SMALL = (
+    "reward.custom_reward_function.name=compute_score",
+    "data.train_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+    "trainer.val_before_train=False",
+    "trainer.test_freq=-1",
+    "trainer.save_freq=-1",
+    "poise.probe.min_rows=8",
+)
+
+
+@pytest.fixture
+def flaky(tmp_path):
+    path = tmp_path / "flaky.py"
+    path.write_text(FLAKY)
+    return f"reward.custom_reward_function.path={path}"
+
+
+def test_poise_leaves_failed_rows_out(flaky, run_poise, assets, tmp_path):
+    run = run_poise(tmp_path, assets, *SMALL, flaky, "trainer.total_training_steps=2")
+    for step in run.metrics.values():
+        share = step["reward/verifier_failed_share"]
+        assert 0.1 < share < 0.9
+        assert step["poise/share_no_baseline"] >= share - 1e-6
+        assert step["actor/grad_norm"] > 0 and step["critic/score/mean"] == step["critic/score/mean"]
+    # rows whose own sibling failed have nothing to learn from
+    assert run.metrics[2]["poise/window_rows"] < 64
+
+
+def test_other_estimators_do_not_learn_from_failed_rows(flaky, run_poise, assets, tmp_path):
+    grpo = ("algorithm.adv_estimator=grpo", "critic.enable=False", "trainer.total_training_steps=1")
+    always = "+reward.custom_reward_function.reward_kwargs.always=True"
+    some = run_poise(tmp_path / "some", assets, *SMALL, *grpo, flaky)
+    assert 0.1 < some.metrics[1]["reward/verifier_failed_share"] < 0.9 and some.metrics[1]["actor/grad_norm"] > 0
+    none = run_poise(tmp_path / "none", assets, *SMALL, *grpo, flaky, always)
+    assert none.metrics[1]["reward/verifier_failed_share"] == 1.0 and none.metrics[1]["actor/grad_norm"] == 0
+    assert none.metrics[1]["critic/advantages/max"] == none.metrics[1]["critic/advantages/min"] == 0
