@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def picked(kind: type, arguments: argparse.Namespace) -> Any:
     """A settings object from the options of the same names. Raises EvaluationError."""
-    return kind(**{name: getattr(arguments, name) for name in kind.__dataclass_fields__})
+    return kind(**{name: getattr(arguments, name) for name in (field.name for field in fields(kind))})
 
 
 def main() -> int:

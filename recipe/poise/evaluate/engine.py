@@ -1,4 +1,4 @@
-"""vLLM's offline engine in one or several processes. Each takes requests from a common queue, so none waits for another.
+"""vLLM's offline engine in one or several processes, which take their requests from a common queue.
 
 Nothing of vLLM or torch is imported at the top: a worker chooses its devices before that.
 """
@@ -120,8 +120,8 @@ def _check(workers: list) -> None:
         if worker.exitcode:  # 0: it found no more tasks; None: it runs
             end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             raise EvaluationError(
-                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). Samples so far "
-                f"are kept; the same command goes on from them. The end of {log}:\n{end}"
+                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). The samples so "
+                f"far are kept, the same command goes on from them. The end of {log}:\n{end}"
             )
 
 
@@ -166,10 +166,12 @@ def _serve(plan: Plan, on_cpu: bool, waiting, results) -> None:
             os.environ.setdefault(name, value)
     from vllm import LLM
 
+    # vLLM's rollback of a seeded request's generator after a part of a prompt works on a GPU's generators only.
+    on_device: dict[str, Any] = {"enable_chunked_prefill": False} if on_cpu else {}
     # `LLM.generate` returns when all its prompts are done; the engine underneath gives each response when it ends.
     engine = LLM(
         model=str(plan.model),
-        dtype=plan.engine.dtype,
+        dtype=plan.engine.dtype,  # type: ignore[arg-type]  # vLLM checks it
         max_model_len=plan.model_length,
         max_num_seqs=plan.engine.max_num_seqs,
         tensor_parallel_size=plan.engine.tensor_parallel,
@@ -177,6 +179,7 @@ def _serve(plan: Plan, on_cpu: bool, waiting, results) -> None:
         enforce_eager=plan.engine.enforce_eager or on_cpu,
         enable_prefix_caching=True,  # the samples of a problem share its prompt
         seed=plan.sampling.seed,
+        **on_device,
     ).llm_engine
     running: dict[str, Task] = {}
     more = True

@@ -28,8 +28,8 @@ def load_suites(wanted: list[str], data: Path) -> list[Suite]:
         DataError: a file that is not in verl's schema; a suite that cannot be downloaded.
     """
     suites: dict[str, Suite] = {}
-    for name in [one for name in wanted for one in GROUPS.get(name, (name,))]:
-        suite = _load(name, data)
+    for one in [one for name in wanted for one in GROUPS.get(name, (name,))]:
+        suite = _load(one, data)
         if suite.name in suites:
             raise EvaluationError(f"two suites are called {suite.name}; name one of them: --suites NAME=PATH")
         suites[suite.name] = suite
