@@ -8,7 +8,7 @@ TAIL = 16_000  # characters at the end that are looked at; an answer is not long
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
 _LABEL = re.compile(r"\banswer[ \t]*(?:\*\*)?[ \t]*:[ \t]*(?:\*\*)?[ \t]*\n?[ \t]*(\S[^\n]*)", re.IGNORECASE)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?")
 
 
 def answer_region(response: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from recipe.poise.data.catalogue import TEMPLATES, Entry
 from recipe.poise.data.errors import DataError
 from recipe.poise.data.schema import problem_of
+from reward import answer_region
 
 MISSING = object()
 
@@ -86,18 +87,12 @@ def last_boxed(solution: str) -> str:
     Raises:
         MalformedRow: there is none, it is never closed, or it is empty.
     """
-    starts = [match.end() for match in re.finditer(r"\\f?boxed(?![a-zA-Z])\s*", solution)]
-    if not starts:
+    found = answer_region.last_boxed(solution)
+    if found is None:
         raise MalformedRow("the solution has no \\boxed{}")
-    rest = solution[starts[-1] :]
-    if not rest.startswith("{"):
-        return text_of(re.split(r"[\s$.]", rest, maxsplit=1)[0])
-    depth = 0
-    for position, mark in enumerate(re.sub(r"\\.", "  ", rest, flags=re.DOTALL)):
-        depth += (mark == "{") - (mark == "}")
-        if depth == 0:
-            return text_of(rest[1:position])
-    raise MalformedRow("the solution's last \\boxed{ is never closed")
+    if found[1] is None:
+        raise MalformedRow("the solution's last \\boxed{ is never closed")
+    return text_of(found[1])
 
 
 FORMS = {"text": lambda text: text, "hashes": after_hashes, "boxed": last_boxed}

@@ -120,8 +120,8 @@ def _check(workers: list) -> None:
         if worker.exitcode:  # 0: it found no more tasks; None: it runs
             end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             raise EvaluationError(
-                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). The samples so "
-                f"far are kept, the same command goes on from them. The end of {log}:\n{end}"
+                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). The samples "
+                f"so far are kept, the same command goes on from them. The end of {log}:\n{end}"
             )
 
 
