@@ -4,8 +4,10 @@ Shapes: B rows of the batch.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import transfer_queue as tq
 from torch import Tensor
 
 
@@ -53,3 +55,10 @@ def index_rows(keys: list[str], tags: list[dict]) -> Rows:
         last_B=torch.tensor(last_rows),
         padding_B=torch.tensor(padding),
     )
+
+
+def plain_column(batch, name: str) -> list[Any]:
+    """A column of objects that are no tensors, from TransferQueue, which wraps them in one of several containers."""
+    column = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[name])[name]
+    values = column.tolist() if hasattr(column, "tolist") else list(column)
+    return [getattr(value, "data", value) for value in values]

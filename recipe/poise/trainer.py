@@ -21,7 +21,7 @@ from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.estimator import NAME as ESTIMATOR
 from recipe.poise.estimator import Pairing, pairing
 from recipe.poise.probe_worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
-from recipe.poise.rows import Rows, index_rows
+from recipe.poise.rows import Rows, index_rows, plain_column
 from recipe.poise.stop import StopMixin
 from recipe.poise.verdicts import VerdictMixin, failed_rows
 
@@ -69,8 +69,8 @@ class PoiseMixin(CpuMixin):
         """(B,) int64: the probe of each row, from its data source."""
         if len(self.poise.probe.domain_names) < 2:
             return torch.zeros(len(batch), dtype=torch.int64)
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["data_source"])
-        return torch.tensor([self.poise.probe.domain_index(source) for source in data["data_source"].tolist()])
+        sources = plain_column(batch, "data_source")
+        return torch.tensor([self.poise.probe.domain_index(str(source)) for source in sources])
 
     def _compute_values(self, batch, metrics):
         infer = dataclasses.replace(batch, fields=INFER_FIELDS)

@@ -13,14 +13,14 @@ from torch import Tensor
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 import reward.router
+from recipe.poise.rows import plain_column
 
 METRIC = "reward/verifier_failed_share"
 
 
 def failed_rows(batch) -> Tensor:
     """(B,) bool: the rows of a batch whose verifier failed."""
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    told = [fields.get("reward_extra_info") or {} for fields in data["extra_fields"].tolist()]
+    told = [fields.get("reward_extra_info") or {} for fields in plain_column(batch, "extra_fields")]
     return torch.tensor([bool(info.get("verifier_failed", 0.0)) for info in told])
 
 
