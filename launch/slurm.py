@@ -51,9 +51,9 @@ def _quoted(option: str) -> str:
 
 def mounts(run: RunFile) -> list[str]:
     """HOST:CONTAINER of every mount; project and run folder have the same path inside."""
-    own = {str(ROOT), str(run.root)}
+    own = dict.fromkeys((str(ROOT), str(run.root)))
     pairs = [mount if ":" in mount else f"{mount}:{mount}" for mount in run.slurm.environment.mounts]
-    return [f"{path}:{path}" for path in sorted(own)] + pairs
+    return [f"{path}:{path}" for path in own] + pairs
 
 
 def _inside_double_quotes(value: str) -> str:

@@ -74,7 +74,8 @@ class FeatureStream:
             RuntimeError: rows were not captured, which means that the log-prob pass ran without the capture flag, or
                 on another rank than this one.
         """
-        return torch.cat(self._features)[self._places(id_N)]
+        index = self._places(id_N)
+        return torch.cat(self._features)[index]
 
     def _places(self, id_N: Tensor) -> Tensor:
         if not self._ids:

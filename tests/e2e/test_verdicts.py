@@ -5,13 +5,13 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 FLAKY = '''
-"""The default's verifier, which gives no judgement on responses of odd length; or none at all."""
-from reward.reasoning_gym_verifier import compute_score as judge
+"""Rewards of 0 and 1 by the response's text, and no judgement on a third of the responses; or on all."""
+from zlib import crc32
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, always=False, **kwargs):
-    failed = always or len(solution_str) % 2 == 1
-    result = judge(data_source, solution_str, ground_truth)
-    return {"score": 0.0 if failed else result["score"], "acc": result["acc"], "verifier_failed": float(failed)}
+    code = crc32(solution_str.encode())
+    failed, right = always or code % 3 == 0, code // 3 % 2
+    return {"score": 0.0 if failed else float(right), "acc": float(right), "verifier_failed": float(failed)}
 '''
 SMALL = (
     "reward.custom_reward_function.name=compute_score",
@@ -34,21 +34,23 @@ def flaky(tmp_path):
 
 def test_poise_leaves_failed_rows_out(flaky, run_poise, assets, tmp_path):
     run = run_poise(tmp_path, assets, *SMALL, flaky, "trainer.total_training_steps=2", *TWO_DOMAINS)
-    for step in run.metrics.values():
+    steps = [run.metrics[1], run.metrics[2]]
+    for step in steps:
         share = step["reward/verifier_failed_share"]
-        assert 0.1 < share < 0.9
-        assert step["poise/share_no_baseline"] >= share - 1e-6
-        assert step["actor/grad_norm"] > 0 and step["critic/score/mean"] == step["critic/score/mean"]
-    # a row whose sibling failed has nothing to learn from
-    rows = [run.metrics[2][f"poise/{domain}/window_rows"] for domain in ("sums", "default")]
-    assert min(rows) > 0 and sum(rows) < 64
+        assert 0.1 < share < 0.6
+        assert step["poise/left_out_reward"] == share * 32
+        # a row whose sibling failed has nothing to learn from
+        assert step["poise/share_no_baseline"] * 32 == step["poise/left_out_reward"] + step["poise/left_out_alone"]
+        assert step["poise/advantage_variance"] > 0 and step["actor/grad_norm"] > 0
+    rows = [steps[1][f"poise/{domain}/window_rows"] for domain in ("sums", "default")]
+    assert min(rows) > 0 and sum(rows) == sum(32 * (1 - step["poise/share_no_baseline"]) for step in steps)
 
 
 def test_other_estimators_do_not_learn_from_failed_rows(flaky, run_poise, assets, tmp_path):
     grpo = ("algorithm.adv_estimator=grpo", "critic.enable=False", "trainer.total_training_steps=1")
     always = "+reward.custom_reward_function.reward_kwargs.always=True"
     some = run_poise(tmp_path / "some", assets, *SMALL, *grpo, flaky)
-    assert 0.1 < some.metrics[1]["reward/verifier_failed_share"] < 0.9 and some.metrics[1]["actor/grad_norm"] > 0
+    assert 0.1 < some.metrics[1]["reward/verifier_failed_share"] < 0.6 and some.metrics[1]["actor/grad_norm"] > 0
     none = run_poise(tmp_path / "none", assets, *SMALL, *grpo, flaky, always)
     assert none.metrics[1]["reward/verifier_failed_share"] == 1.0 and none.metrics[1]["actor/grad_norm"] == 0
     assert none.metrics[1]["critic/advantages/max"] == none.metrics[1]["critic/advantages/min"] == 0

@@ -49,7 +49,8 @@ def run(tmp_path, monkeypatch):
 
 
 def compare(name: str, text: str, folder: Path) -> None:
-    for found, placeholder in ((str(folder), "/runs"), (str(ROOT), "/project"), (sys.executable, "/venv/bin/python")):
+    # the interpreter first: launch/env.sh puts it inside the project
+    for found, placeholder in ((sys.executable, "/venv/bin/python"), (str(folder), "/runs"), (str(ROOT), "/project")):
         text = text.replace(found, placeholder)
     path = GOLDEN / name
     if os.environ.get("POISE_UPDATE_GOLDEN"):
