@@ -36,6 +36,8 @@ INSTALL_REQUIRES = [
     "tqdm",
 ]
 
+IFEVAL = ["lm-eval[ifeval]==0.4.13"]
+
 EXTRAS_REQUIRE = {
     # vLLM's build for CPUs; it pins torch to its CPU build. launch/env.sh removes torchvision, torchaudio and
     # torchcodec afterwards, which do not match that build.
@@ -44,7 +46,10 @@ EXTRAS_REQUIRE = {
     "gpu": ["vllm==0.24.0", "torch==2.11.0"],
     # Apart from `gpu`: it is built against an installed torch, so it comes second, without build isolation.
     "flash": ["flash-attn==2.8.3"],
+    # lm-eval's implementation of IFEval's instructions, for reward/ifeval_verifier.py
+    "ifeval": IFEVAL,
     "dev": [
+        *IFEVAL,
         "hypothesis",
         "mypy",
         "pytest",

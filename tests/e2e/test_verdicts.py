@@ -54,3 +54,20 @@ def test_other_estimators_do_not_learn_from_failed_rows(flaky, run_poise, assets
     none = run_poise(tmp_path / "none", assets, *SMALL, *grpo, flaky, always)
     assert none.metrics[1]["reward/verifier_failed_share"] == 1.0 and none.metrics[1]["actor/grad_norm"] == 0
     assert none.metrics[1]["critic/advantages/max"] == none.metrics[1]["critic/advantages/min"] == 0
+
+
+def test_the_router_judges_inside_ray(run_poise, assets, tmp_path):
+    """Wrong answers go to math-verify's processes, under the reward loop's actor; DAPO's manager adds its penalty."""
+    overlong = "{enable: true, len: 64, penalty_factor: 1.0, log: true}"
+    run = run_poise(
+        tmp_path, assets, *SMALL, "algorithm.adv_estimator=grpo", "critic.enable=False",
+        "trainer.total_training_steps=1",
+        "reward.custom_reward_function.path=pkg://reward.router",
+        "+reward.custom_reward_function.reward_kwargs.routes={chain_sum: math, products: {verifier: math, workers: 1}}",
+        "reward.reward_manager.name=dapo",
+        f"+reward.reward_kwargs.overlong_buffer_cfg={overlong}",
+        "+reward.reward_kwargs.max_resp_len=${data.max_response_length}",
+    )  # fmt: skip
+    assert run.metrics[1]["reward/verifier_failed_share"] == 0.0
+    # responses that do not end reach the limit, where the whole penalty is due
+    assert run.metrics[1]["critic/score/min"] == pytest.approx(-1.0)
