@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -21,7 +22,7 @@ SETTINGS = {
     "resume": {"stop_grace_s": 120},
     "waits": {"head_s": 120, "nodes_s": 180, "teardown_s": 30},
 }
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,63 @@ def test_workers_that_do_not_come_end_the_job_within_the_bound(slurm, write_run,
     assert wait_for_end(number, root, 180) == "FAILED"
     assert "the cluster was not complete after 5 s" in output(root) and "1 of 2 nodes" in output(root)
     until(lambda: not ray_processes(number), root, 20, "end of Ray's processes")
+
+
+@pytest.fixture
+def write_training(tmp_path):
+    """A function that writes a run file of real training over both nodes, one FSDP rank and one vLLM replica each."""
+
+    def write(name: str) -> Path:
+        assets = tmp_path / "assets"
+        settings = SETTINGS | {
+            "base": str(ROOT / "launch/runs/cpu_poise_2x1.yaml"),
+            "name": name,
+            "folder": str(tmp_path / "runs" / name),
+            "prepare": [f"python -m recipe.poise.quickstart.prepare --out {assets} --fast"],
+            "preflight": {"min_device_gb": 1},
+            "resume": {"stop_grace_s": 300},
+            "overrides": {
+                "data.train_files": str(assets / "train.parquet"),
+                "data.val_files": str(assets / "val.parquet"),
+                "actor_rollout_ref.model.path": str(assets / "model"),
+                "data.train_batch_size": 16,
+                "actor_rollout_ref.actor.ppo_mini_batch_size": 16,
+                "trainer.val_before_train": False,
+                "trainer.test_freq": -1,
+                "trainer.save_freq": 100,
+                "trainer.total_training_steps": 6,
+                "poise.probe.min_rows": 16,
+            },
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return write
+
+
+@pytest.mark.timeout(2400)
+def test_training_over_two_nodes_and_a_requeue_changes_nothing(slurm, write_training, tmp_path):
+    roots = [tmp_path / "runs" / name for name in ("unbroken", "requeued")]
+    number = submit(write_training("unbroken"))
+    assert wait_for_end(number, roots[0], 900) == "COMPLETED", output(roots[0])
+    assert_clean(number, roots[0])
+
+    number = submit(write_training("requeued"))
+    logged = roots[1] / "logs/attempt_1/metrics.jsonl"
+    until(lambda: logged.exists() and len(logged.read_text().splitlines()) >= 2, roots[1], 600, "second step")
+    subprocess.run(["scancel", "--batch", "--signal=USR1", number], check=True)
+    assert wait_for_end(number, roots[1], 1200) == "COMPLETED", output(roots[1])
+    first, second = attempts(roots[1])
+    assert (first["outcome"], second["outcome"]) == ("stopped", "done") and 2 <= second["resumed_from"] < 6
+    assert job(number)["Restarts"] == "1"
+    assert_clean(number, roots[1])
+
+    expected, found = metrics(roots[0]), metrics(roots[1])
+    assert sorted(expected) == sorted(found) == list(range(1, 7))
+    for step in expected:
+        names = [name for name in expected[step] if name.startswith("poise/") and "time_" not in name]
+        names += ["critic/score/mean", "response_length/mean", "actor/entropy", "actor/grad_norm"]
+        assert {name: found[step][name] for name in names} == pytest.approx(
+            {name: expected[step][name] for name in names}, rel=5e-3, abs=5e-4
+        ), f"step {step}"
