@@ -13,6 +13,7 @@ import torch
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
 
 from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
 from recipe.poise.dump import DUMP_FLAG, DumpCapture, prompt_hash
@@ -114,12 +115,21 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         return loss, output
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
-class PoiseCpuFSDPEngine(PoiseFSDPEngine):
+class CpuFSDPMixin:
     """FSDP2 over gloo. FSDP1 is not offered here: torch refuses its ``sync_module_states`` on CPU modules."""
 
     def _build_fsdp_module(self, module):
-        module = super()._build_fsdp_module(module)
+        module = super()._build_fsdp_module(module)  # type: ignore[misc]
         # parameters are where they belong: verl then stages nothing to an accelerator when it saves or sends weights
         self._uses_fsdp2_cpu_offload_policy = True
         return module
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device="cpu")
+class PoiseCpuFSDPEngine(CpuFSDPMixin, PoiseFSDPEngine):
+    """The policy on a CPU."""
+
+
+@EngineRegistry.register(model_type="value_model", backend=["fsdp2"], device="cpu")
+class CpuValueEngine(CpuFSDPMixin, FSDPEngineWithValueHead):
+    """verl's value model on a CPU, for PPO."""

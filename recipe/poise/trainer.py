@@ -15,7 +15,9 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
+from recipe.poise import spo
 from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
+from recipe.poise.counts import CountsMixin
 from recipe.poise.dump import DUMP_FLAG
 from recipe.poise.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.estimator import NAME as ESTIMATOR
@@ -26,7 +28,7 @@ from recipe.poise.stop import StopMixin
 from recipe.poise.verdicts import VerdictMixin, failed_rows
 
 
-class CpuMixin(StopMixin, VerdictMixin):
+class CpuMixin(StopMixin, CountsMixin, VerdictMixin):
     """verl's trainer on a CPU: the same roles with workers that open a plain gloo group."""
 
     def _init_resource_pool_mgr(self):
@@ -126,8 +128,19 @@ class PlainTrainerColocateAsync(CpuMixin, PPOTrainerColocateAsync):
     """verl's own algorithms through the same entry."""
 
 
+class SpoTrainerSync(CpuMixin, spo.SpoMixin, PPOTrainerSync):
+    """trainer.v1.trainer_mode=sync with SPO's tracker."""
+
+
 def select_trainers(config) -> None:
-    """Let verl's mode names (which verl compares with "sync") stand for our classes in this process."""
-    poise = OmegaConf.select(config, "algorithm.adv_estimator") == ESTIMATOR
-    TRAINER_REGISTRY["sync"] = PoiseTrainerSync if poise else PlainTrainerSync
-    TRAINER_REGISTRY["colocate_async"] = PoiseTrainerColocateAsync if poise else PlainTrainerColocateAsync
+    """Let verl's mode names (which verl compares with "sync") stand for our classes in this process.
+
+    Raises:
+        ValueError: SPO in another mode than sync.
+    """
+    estimator = OmegaConf.select(config, "algorithm.adv_estimator")
+    if estimator == spo.NAME and config.trainer.v1.trainer_mode != "sync":
+        raise ValueError(f"trainer.v1.trainer_mode={config.trainer.v1.trainer_mode}: SPO runs in sync")
+    kinds = {ESTIMATOR: (PoiseTrainerSync, PoiseTrainerColocateAsync), spo.NAME: (SpoTrainerSync, SpoTrainerSync)}
+    sync, colocate_async = kinds.get(estimator, (PlainTrainerSync, PlainTrainerColocateAsync))
+    TRAINER_REGISTRY["sync"], TRAINER_REGISTRY["colocate_async"] = sync, colocate_async

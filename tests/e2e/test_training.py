@@ -79,7 +79,7 @@ def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_pat
             first, second = (tensors[name].double() for tensors in (expected, found))
             if len(first) == 4 * 32:  # rows stand in the order in which their generation happened to finish
                 first, second = (tensor.sort(dim=0).values for tensor in (first, second))
-            assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3), name
+            assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3, nan_ok=True), name
 
 
 def test_colocate_async_with_padding_and_a_feature_dump(run_poise, assets, tmp_path):

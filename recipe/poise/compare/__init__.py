@@ -1,0 +1,1 @@
+"""Comparison of runs: POISE beside other estimators, one report."""
