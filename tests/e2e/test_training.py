@@ -93,7 +93,7 @@ def test_colocate_async_with_padding_and_a_feature_dump(run_poise, assets, tmp_p
     # in step 2 some rollouts are of the weights before the update: that is this mode's bargain
     assert run.metrics[1]["training/rollout_actor_probs_pearson_corr"] > 0.999
     assert run.metrics[2]["poise/rows"] == 32 and run.metrics[2]["poise/window_rows"] == 64
-    assert run.metrics[2]["poise/share_probe"] + run.metrics[2]["poise/share_rloo"] == pytest.approx(1.0)
+    assert sum(run.metrics[2][f"poise/share_{name}"] for name in ("probe", "rloo", "constant")) == pytest.approx(1.0)
 
     dump = read_dumps([tmp_path / "dump"])
     assert dump.files == 2 and len(dump.reward_N) == 64 and len(dump.group_N.unique()) == 32

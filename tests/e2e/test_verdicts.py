@@ -5,7 +5,7 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 FLAKY = '''
-"""Rewards of 0 and 1 by the response's text, and no judgement on a third of the responses; or on all."""
+"""Rewards of 0 and 1 by the response's text, and no judgement on a third of the responses, or on all."""
 from zlib import crc32
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, always=False, **kwargs):
@@ -51,11 +51,11 @@ def test_poise_leaves_failed_rows_out(flaky, run_poise, assets, tmp_path):
 def test_other_estimators_do_not_learn_from_failed_rows(flaky, run_poise, assets, tmp_path):
     grpo = ("algorithm.adv_estimator=grpo", "critic.enable=False", "trainer.total_training_steps=1")
     always = "+reward.custom_reward_function.reward_kwargs.always=True"
-    some = run_poise(tmp_path / "some", assets, *SMALL, *grpo, flaky)
-    assert 0.1 < some.metrics[1]["reward/verifier_failed_share"] < 0.6 and some.metrics[1]["actor/grad_norm"] > 0
-    none = run_poise(tmp_path / "none", assets, *SMALL, *grpo, flaky, always)
-    assert none.metrics[1]["reward/verifier_failed_share"] == 1.0 and none.metrics[1]["actor/grad_norm"] == 0
-    assert none.metrics[1]["critic/advantages/max"] == none.metrics[1]["critic/advantages/min"] == 0
+    run = run_poise(tmp_path, assets, *SMALL, *grpo, flaky, always)
+    assert run.metrics[1]["reward/verifier_failed_share"] == 1.0 and run.metrics[1]["actor/grad_norm"] == 0
+    assert run.metrics[1]["critic/advantages/max"] == run.metrics[1]["critic/advantages/min"] == 0
+    assert run.metrics[1]["advantage/zero_share"] == 1.0
+    assert run.metrics[1]["rollout/generated_tokens"] == 32 * run.metrics[1]["response_length/mean"]
 
 
 def test_the_router_judges_inside_ray(run_poise, assets, tmp_path):
