@@ -1,7 +1,5 @@
 """The report's figures; each function draws one matplotlib figure."""
 
-from collections.abc import Callable
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from recipe.poise.compare import measures
 from recipe.poise.compare.measures import PHASES, STEP_METRICS
 from recipe.poise.compare.summary import AXES, Band, Method, accuracy_bands, metric_bands
 
@@ -79,12 +76,12 @@ def phases_figure(methods: list[Method]) -> Figure:
     figure, panel = plt.subplots(figsize=(13, 0.9 + 0.5 * len(methods)), layout="constrained")
     names, left = [method.name for method in methods], np.zeros(len(methods))
     for place, phase in enumerate(PHASES):
-        widths = np.array([_mean(method, lambda item, key=phase: item.phases.get(key, 0.0)) for method in methods])
+        widths = np.array([_mean([item.phases.get(phase, 0.0) for item in method.measures]) for method in methods])
         if widths.any():
             panel.barh(names, widths, left=left, color=plt.cm.tab10(place), label=phase)
             left += widths
     for place, method in enumerate(methods):
-        cost = _mean(method, lambda item: sum(item.baseline.values()))
+        cost = _mean([sum(item.baseline.values()) for item in method.measures])
         panel.text(left[place], place, f"  baseline {cost:.2f} s", va="center", fontsize=8)
     panel.set_xlim(0, max(left.max() * 1.2, 1e-9))
     panel.invert_yaxis()
@@ -93,8 +90,8 @@ def phases_figure(methods: list[Method]) -> Figure:
     return figure
 
 
-def _mean(method: Method, number: Callable[[measures.Measures], float]) -> float:
-    return float(np.mean([number(item) for item in method.measures]))
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
 
 
 def probe_figure(methods: list[Method]) -> Figure | None:

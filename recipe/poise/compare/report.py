@@ -128,9 +128,9 @@ def per_update(methods: list[Method]) -> Table:
     rows = []
     for method in methods:
         row = [Cell(method.name)]
-        row += [cell(method.spread(lambda item, key=label: item.means.get(key))) for label in labels]
+        row += [cell(Spread.of([item.means.get(label) for item in method.measures])) for label in labels]
         row.append(cell(method.spread(lambda item: item.gradient_norm_variance)))
-        row += [cell(method.spread(lambda item, key=part: item.baseline.get(key))) for part in parts]
+        row += [cell(Spread.of([item.baseline.get(part) for item in method.measures])) for part in parts]
         rows.append(row)
     header = ["method", *labels, "variance of the norm over updates", *(f"baseline: {part}, s" for part in parts)]
     caption = "Means over updates. The baseline's cost is in seconds per update; discarded generation is generation's "

@@ -1,0 +1,84 @@
+"""Compare methods: run a matrix of them, and report on runs.
+
+python -m recipe.poise.compare run launch/runs/compare/{poise,dapo,grpo,rloo}.yaml --seeds 0 1 2 --out report
+python -m recipe.poise.compare report outputs/runs/compare/*_s* --out report
+python -m recipe.poise.compare report grpo=wandb_export.csv poise=tensorboard_folder --out report
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from launch.runfile import RunFileError
+from recipe.poise.compare.matrix import cells, run_all
+from recipe.poise.compare.readers import ReadError, Run, read_run
+from recipe.poise.compare.report import write_report
+
+TITLE = "POISE beside other estimators"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="python -m recipe.poise.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = options.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="methods x seeds, one after the other; goes on where it was stopped")
+    run.add_argument("files", nargs="+", type=Path, metavar="RUN.yaml", help="run files; POISE_SEED is set for each")
+    run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    run.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="Hydra override of all runs")
+    run.add_argument("--retry", action="store_true", help="start runs again that crashed too often")
+    report = commands.add_parser("report", help="from runs that are there")
+    report.add_argument(
+        "runs", nargs="+", metavar="[METHOD=]PATH",
+        help="run folder, verl's metrics JSONL, tensorboard folder, wandb export (CSV or JSONL)",
+    )  # fmt: skip
+    for command in (run, report):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="report.html, report.md, figures")
+        command.add_argument("--title", default=TITLE)
+        command.add_argument(
+            "--baseline", default="dapo", metavar="METHOD", help="costs are compared at its final accuracy"
+        )
+    return options
+
+
+def run_matrix(arguments: argparse.Namespace) -> tuple[list[Run], bool]:
+    """All runs that left something, and whether all are done."""
+    matrix = cells(arguments.files, arguments.seeds)
+    runs, complete = [], True
+    print(f"{len(matrix)} runs, {sum(cell.done for cell in matrix)} of them done", flush=True)
+    for number, (cell, status, seconds) in enumerate(run_all(matrix, arguments.override, arguments.retry), 1):
+        complete &= status == 0
+        what = "done" if status == 0 else f"ended with status {status}; the same command goes on"
+        print(f"[{number}/{len(matrix)}] {cell.root.name}: {what} ({seconds / 60:.1f} min)", flush=True)
+        try:
+            runs.append(read_run(str(cell.root)))
+        except ReadError as error:
+            print(f"not in the report: {error}", file=sys.stderr)
+    return runs, complete
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.command == "run":
+            runs, complete = run_matrix(arguments)
+        else:
+            runs, complete = [read_run(text) for text in arguments.runs], True
+        if not runs:
+            print("error: no run has logged a step", file=sys.stderr)
+            return 1
+        path = write_report(runs, arguments.out, arguments.title, arguments.baseline)
+    except (ReadError, RunFileError, OmegaConfBaseException, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        return 130
+    print(f"report: {path}")
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
