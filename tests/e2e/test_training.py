@@ -82,16 +82,20 @@ def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_pat
             assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3, nan_ok=True), name
 
 
-def test_colocate_async_with_padding_and_a_feature_dump(run_poise, assets, tmp_path):
+def test_colocate_async_with_padding_lora_and_a_feature_dump(run_poise, assets, tmp_path):
+    """And with gradient checkpointing and a reference policy, whose passes must not be captured."""
     run = run_poise(
         tmp_path, assets, *SMALL, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=2",
         "trainer.save_freq=-1", "actor_rollout_ref.model.use_remove_padding=False",
+        "actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True",
+        "actor_rollout_ref.model.enable_gradient_checkpointing=True", "actor_rollout_ref.actor.use_kl_loss=True",
         f"poise.dump_features.folder={tmp_path}/dump", "poise.dump_features.blocks=[0,1]",
         "poise.dump_features.num_tokens=[1,10]",
     )  # fmt: skip
     assert sorted(run.metrics) == [1, 2]
     # in step 2 some rollouts are of the weights before the update: that is this mode's bargain
     assert run.metrics[1]["training/rollout_actor_probs_pearson_corr"] > 0.999
+    assert run.metrics[1]["actor/kl_loss"] == 0.0 < run.metrics[2]["actor/kl_loss"]
     assert run.metrics[2]["poise/rows"] == 32 and run.metrics[2]["poise/window_rows"] == 64
     assert sum(run.metrics[2][f"poise/share_{name}"] for name in ("probe", "rloo", "constant")) == pytest.approx(1.0)
 

@@ -1,0 +1,37 @@
+"""The comparison's run files: each method composes, with one budget and one seed for all."""
+
+import pytest
+
+from launch.compose import resolved
+from launch.runfile import ROOT, load
+from recipe.poise.compare.matrix import SEED
+from recipe.poise.config import check_config
+
+FOLDER = ROOT / "launch/runs/compare"
+METHODS = sorted(path.stem for path in FOLDER.glob("[!_]*.yaml"))
+ESTIMATORS = {
+    "dapo": ("grpo", 8), "grpo": ("grpo", 8), "poise": ("poise", 2), "poise_n1": ("poise", 1), "ppo": ("gae", 1),
+    "reinforce_pp": ("reinforce_plus_plus_baseline", 8), "rloo": ("rloo", 8), "spo": ("spo", 1),
+}  # fmt: skip
+
+
+def test_every_method_is_known():
+    assert METHODS == sorted(ESTIMATORS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path):
+    monkeypatch.setenv(SEED, "3")
+    monkeypatch.setenv("POISE_RUNS", str(tmp_path))
+    run = load(FOLDER / f"{method}.yaml")
+    config = resolved(run, cluster=False)
+    assert run.name == run.root.name == f"{method}_s3"
+    # numbers, not text: torch's generators take nothing else
+    assert [config.data.seed, config.actor_rollout_ref.rollout.seed, config.poise.seed] == [3, 3, 3]
+    rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
+    assert (config.algorithm.adv_estimator, rollout.n) == ESTIMATORS[method]
+    assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 256
+    assert config.critic.enable == (method in ("poise", "poise_n1", "ppo"))
+    assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
+    if method.startswith("poise"):
+        check_config(config)
