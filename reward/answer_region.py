@@ -2,7 +2,7 @@
 
 import re
 
-CLOSE = "</think>"
+OPEN, CLOSE = "<think>", "</think>"
 TAIL = 16_000  # characters at the end that are looked at; an answer is not longer, a runaway response is
 
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -11,9 +11,18 @@ _LABEL = re.compile(r"\banswer[ \t]*(?:\*\*)?[ \t]*:[ \t]*(?:\*\*)?[ \t]*\n?[ \t
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?")
 
 
+def final_part(response: str) -> str:
+    """What comes after the last ``</think>``, all of it where there is none; but nothing from an open ``<think>`` on.
+
+    So reasoning that was cut off is no answer. (Where the chat template opens the reasoning, a response has no
+    ``<think>`` of its own, and one that never closes it counts as a whole.)
+    """
+    return response.rpartition(CLOSE)[2].partition(OPEN)[0]
+
+
 def answer_region(response: str) -> str:
-    """What comes after the last ``</think>``, or all of it where there is none; its last `TAIL` characters."""
-    return response[response.rfind(CLOSE) + len(CLOSE) :][-TAIL:] if CLOSE in response else response[-TAIL:]
+    """The last `TAIL` characters of the final part."""
+    return final_part(response)[-TAIL:]
 
 
 def _closing(text: str, start: int) -> int | None:

@@ -11,9 +11,9 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from reward.answer_region import answer_region
+from reward.answer_region import final_part
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
-from reward.verdict import Verdict, failure
+from reward.verdict import Verdict, failure, kept_of
 
 MAX_RESPONSE = 100_000  # characters; no instruction of IFEval asks for as much
 
@@ -89,10 +89,10 @@ class IfEvalVerifier:
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge. Raises ValueError for a ground truth that cannot be read."""
         ids, arguments = _read(ground_truth)
-        text = answer_region(response).strip()
+        text = final_part(response).strip()  # all of it: what is forbidden must not stand at its beginning either
         if not text or len(text) > MAX_RESPONSE:
             return Verdict(0.0, 0.0, reason="no final part" if not text else "too long")
-        prompt = str(extra_info.get("prompt", ""))
+        prompt = str(kept_of(extra_info, "prompt") or "")
         try:
             kept = await _pool(self.workers).run(followed, prompt, text, ids, arguments, limit_s=self.time_limit_s)
         except (TimeLimitExceeded, WorkerDied, MissingDataError) as error:

@@ -8,6 +8,10 @@ import functools
 import signal
 
 
+class UnreadableGold(ValueError):
+    """The ground truth is no mathematics that math-verify knows."""
+
+
 def start_worker() -> None:
     """Called once in each worker: it is to die with its parent, and to load what it needs before the clock runs."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -21,12 +25,12 @@ def _parse_gold(text: str):
 
     parsed = parse(f"${text}$", parsing_timeout=None) or parse(text, parsing_timeout=None)
     if not parsed:
-        raise ValueError(f"math-verify cannot read the ground truth {text[:200]!r}")
+        raise UnreadableGold(f"math-verify cannot read the ground truth {text[:200]!r}")
     return parsed
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Whether `answer` is mathematically equal to `gold`. Raises ValueError for a gold answer that cannot be read."""
+    """Whether `answer` is mathematically equal to `gold`. Raises UnreadableGold."""
     from math_verify import parse, verify
 
     expected = _parse_gold(gold)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from reward.answer_region import final_answer
-from reward.math_judge import equal, start_worker
+from reward.math_judge import UnreadableGold, equal, start_worker
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
 from reward.verdict import RIGHT, WRONG, Verdict, failure
 
@@ -41,12 +41,14 @@ class MathVerifier:
     Args:
         time_limit_s: for one answer; past it the verdict is a failure, not a wrong answer.
         workers: processes per process of the reward loop.
+        text: a ground truth that is no mathematics is text: right if it is the same but for case, else wrong. Without
+            this, another answer than the same is a failure.
     """
 
-    def __init__(self, time_limit_s: float = 5.0, workers: int = 2):
+    def __init__(self, time_limit_s: float = 5.0, workers: int = 2, text: bool = False):
         if time_limit_s <= 0 or workers < 1:
             raise ValueError(f"math verifier: time_limit_s={time_limit_s}, workers={workers}; want both positive")
-        self.time_limit_s, self.workers = time_limit_s, workers
+        self.time_limit_s, self.workers, self.text = time_limit_s, workers, text
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge; several ground truths (a list) are alternatives. Raises ValueError for one that cannot be read."""
@@ -59,7 +61,7 @@ class MathVerifier:
         answer = normalise(found)
         if not answer:
             return WRONG
-        if answer in golds:
+        if answer in golds or (self.text and answer.casefold() in map(str.casefold, golds)):
             return RIGHT
         try:
             for gold in golds:
@@ -67,6 +69,9 @@ class MathVerifier:
                     return RIGHT
         except (TimeLimitExceeded, WorkerDied) as error:
             return failure(f"math-verify: {error}")
+        except UnreadableGold:
+            if not self.text:
+                raise
         return WRONG
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from reasoning_gym.factory import get_score_answer_fn
 
-from reward.verdict import RIGHT, WRONG, Verdict
+from reward.verdict import RIGHT, WRONG, Verdict, kept_of
 
 CLOSE = "</think>"
 
@@ -58,6 +58,6 @@ class ReasoningGymVerifier:
         answer = answer_of(response)
         if answer is None:
             return WRONG
-        entry = extra_info.get("entry") or {"answer": str(ground_truth)}
+        entry = kept_of(extra_info, "entry") or {"answer": str(ground_truth)}
         value = await asyncio.to_thread(verifier_of(source), answer, entry)
         return RIGHT if value >= 1.0 else WRONG

@@ -26,16 +26,24 @@ VERIFIERS = {
     "math": "reward.math_verifier:MathVerifier",
     "choice": "reward.choice_verifier:ChoiceVerifier",
     "json": "reward.json_verifier:JsonVerifier",
+    "value": "reward.value_verifier:ValueVerifier",
+    "parts": "reward.value_verifier:PartsVerifier",
     "code": "reward.code.verifier:CodeVerifier",
     "ifeval": "reward.ifeval_verifier:IfEvalVerifier",
     "reasoning_gym": "reward.reasoning_gym_verifier:ReasoningGymVerifier",
 }
-ROUTES: dict[str, str] = {
+ROUTES: dict[str, str | dict[str, Any]] = {
+    # GURU's domains, whose names contain other patterns
+    "*codeio*": {"verifier": "value", "case": True},
+    **dict.fromkeys(("*zebra_puzzle*", "*ordering_puzzle*", "*graph_logical*", "*arcagi*"), "value"),
+    **dict.fromkeys(("logic__barc*", "simulation__barc*"), "value"),
+    "table__*": "parts",
     **dict.fromkeys(("*gsm8k*", "*math*", "*aime*", "*amc*", "*hmmt*", "*brumo*", "*olympiad*", "*numina*"), "math"),
     **dict.fromkeys(
         ("*codecontests*", "*taco*", "*apps*", "*livecodebench*", "*humaneval*", "*mbpp*", "*code*"), "code"
     ),
     **dict.fromkeys(("*gpqa*", "*mmlu*", "*arc_challenge*", "*arc-challenge*", "*choice*"), "choice"),
+    "stem__*": {"verifier": "math", "text": True},  # GURU asks a model; this is a rule
     **dict.fromkeys(("*bfcl*", "*toolcall*", "*tool_call*", "*xlam*", "*json*"), "json"),
     "*ifeval*": "ifeval",
     "reasoning_gym/*": "reasoning_gym",

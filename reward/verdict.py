@@ -1,5 +1,6 @@
 """What a verifier says of one response."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,6 +30,20 @@ RIGHT, WRONG = Verdict(1.0, 1.0), Verdict(0.0, 0.0)
 def failure(reason: str) -> Verdict:
     """No judgement, and why."""
     return Verdict(0.0, 0.0, failed=True, reason=reason)
+
+
+def kept_of(extra_info: Mapping[str, Any], name: str) -> Any:
+    """A value of a row's extra_info, or of the source's columns that `recipe.poise.data` kept there, or None."""
+    if name in extra_info:
+        return extra_info[name]
+    try:
+        kept = json.loads(extra_info.get("metadata", ""))
+    except (TypeError, ValueError):  # someone else's metadata
+        return None
+    if not isinstance(kept, dict):
+        return None
+    inner = kept.get("extra_info")
+    return {**(inner if isinstance(inner, dict) else {}), **kept}.get(name)
 
 
 class Verifier(Protocol):

@@ -5,6 +5,7 @@ A ground truth is JSON (or its value) of one of these forms:
     {"inputs": ["1 2\\n", ...], "outputs": ["3\\n", ...]}                 standard input and output
     {"fn_name": "add", "inputs": [[1, 2], ...], "outputs": [3, ...]}     calls of a function (or of Solution().add)
     {"asserts": ["assert add(1, 2) == 3", ...]}, or the text itself      statements
+    {"functional": "def check(f): ...\ncheck(add)"}                      statements, in one case (GURU's form)
 """
 
 import json
@@ -12,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from reward.answer_region import CLOSE
+from reward.answer_region import final_part
 
 MAX_SOURCE = 100_000  # characters
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -40,7 +41,7 @@ def read_cases(ground_truth: Any) -> Cases:
         value = {"asserts": list(value)}
     if not isinstance(value, dict):
         raise ValueError(f"test cases are a JSON object or assert statements, not {str(ground_truth)[:200]!r}")
-    if asserts := value.get("asserts") or value.get("assert_case"):
+    if asserts := value.get("asserts") or value.get("assert_case") or value.get("functional"):
         return Cases("assert", tuple([asserts] if isinstance(asserts, str) else asserts), ())
     inputs, outputs = list(value.get("inputs") or []), list(value.get("outputs") or [])
     if not inputs or len(inputs) != len(outputs):
@@ -56,7 +57,7 @@ def _text(value: Any) -> str:
 
 def program_of(response: str) -> str | None:
     """The last fenced Python block after the reasoning; None where there is none, or it is over `MAX_SOURCE`."""
-    blocks = _FENCE.findall(response.rpartition(CLOSE)[2])
+    blocks = _FENCE.findall(final_part(response))
     return blocks[-1] if blocks and blocks[-1].strip() and len(blocks[-1]) <= MAX_SOURCE else None
 
 

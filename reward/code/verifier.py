@@ -7,7 +7,7 @@ from reward.code.cases import program_of, read_cases
 from reward.code.harness import CaseRun
 from reward.code.local_sandbox import Limits, LocalSandbox, SandboxFailed
 from reward.code.sandbox_fusion import SandboxFusion
-from reward.verdict import RIGHT, WRONG, Verdict, failure
+from reward.verdict import RIGHT, WRONG, Verdict, failure, kept_of
 
 
 class CodeVerifier:
@@ -46,6 +46,8 @@ class CodeVerifier:
         program = program_of(response)
         if program is None:
             return WRONG
+        if prefix := kept_of(extra_info, "prefix"):  # imports that the task takes for granted
+            program = f"{prefix}\n{program}"
         runs = [CaseRun(cases, index, program) for index in range(min(self.max_cases, len(cases.inputs)))]
         try:
             reports = await self.sandbox.run([(run.source, run.stdin) for run in runs], not self.partial)

@@ -1,5 +1,8 @@
 """Rows on which the verifier failed take no part in the update nor the fit, with POISE and verl's own estimators."""
 
+import json
+from zlib import crc32
+
 import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -12,6 +15,16 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, alwa
     code = crc32(solution_str.encode())
     failed, right = always or code % 3 == 0, code // 3 % 2
     return {"score": 0.0 if failed else float(right), "acc": float(right), "verifier_failed": float(failed)}
+'''
+BOXED = '''
+"""The router's verdict, with a sum in a box that only mathematics can judge; right or not by the text's hash."""
+from zlib import crc32
+from reward import router
+
+async def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    off = 1 - crc32(solution_str.encode()) % 2
+    answer = f"{solution_str}</think>\\\\boxed{{{ground_truth} + {off}}}"
+    return await router.compute_score(data_source, answer, ground_truth, extra_info, **kwargs)
 '''
 SMALL = (
     "reward.custom_reward_function.name=compute_score",
@@ -59,17 +72,22 @@ def test_other_estimators_do_not_learn_from_failed_rows(flaky, run_poise, assets
 
 
 def test_the_router_judges_inside_ray(run_poise, assets, tmp_path):
-    """Wrong answers go to math-verify's processes, under the reward loop's actor; DAPO's manager adds its penalty."""
-    overlong = "{enable: true, len: 64, penalty_factor: 1.0, log: true}"
+    """math-verify's processes under the reward loop's actors; DAPO's manager takes its penalty off, token by token."""
+    (tmp_path / "boxed.py").write_text(BOXED)
+    overlong = "{enable: true, len: 64, penalty_factor: 1.0, log: true}"  # all of a response's 64 tokens are paid for
     run = run_poise(
         tmp_path, assets, *SMALL, "algorithm.adv_estimator=grpo", "critic.enable=False",
-        "trainer.total_training_steps=1",
-        "reward.custom_reward_function.path=pkg://reward.router",
+        "trainer.total_training_steps=1", f"trainer.rollout_data_dir={tmp_path}/rollouts",
+        f"reward.custom_reward_function.path={tmp_path}/boxed.py",
         "+reward.custom_reward_function.reward_kwargs.routes={chain_sum: math, products: {verifier: math, workers: 1}}",
         "reward.reward_manager.name=dapo",
         f"+reward.reward_kwargs.overlong_buffer_cfg={overlong}",
         "+reward.reward_kwargs.max_resp_len=${data.max_response_length}",
     )  # fmt: skip
     assert run.metrics[1]["reward/verifier_failed_share"] == 0.0
-    # responses that do not end reach the limit, where the whole penalty is due
-    assert run.metrics[1]["critic/score/min"] == pytest.approx(-1.0)
+    rows = [json.loads(line) for line in (tmp_path / "rollouts/1.jsonl").read_text().splitlines()]
+    right = [crc32(row["output"].encode()) % 2 for row in rows]
+    assert len(rows) == 32 and 0 < sum(right) < 32
+    lengths = [(acc - row["score"]) * 64 for acc, row in zip(right, rows, strict=True)]
+    assert lengths == pytest.approx([round(length) for length in lengths], abs=1e-3) and 1 <= min(lengths)
+    assert sum(lengths) == pytest.approx(32 * run.metrics[1]["response_length/mean"], abs=1e-2)

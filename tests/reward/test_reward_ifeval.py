@@ -44,6 +44,8 @@ def judge():
         ("{'a': 1}", truth((JSON_FORM, {})), False),
         ("", truth((COMMA, {})), False),
         ("<think>only thoughts", truth((COMMA, {})), False),
+        ("<think>thoughts</think> ", truth((COMMA, {})), False),
+        ("one, " + "two " * 10_000, truth((COMMA, {})), False),  # it is read from its beginning
         ("x" * 1_000_000, truth((COMMA, {})), False),
     ],
 )

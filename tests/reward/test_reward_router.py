@@ -55,6 +55,12 @@ def test_what_verl_gets():
     assert score("gpqa", r"\boxed{B}", "C") == dict.fromkeys(keys, 0.0)
 
 
+def test_verl_loads_the_router_by_the_name_in_the_docs():
+    from verl.utils.import_utils import load_extern_object
+
+    assert load_extern_object("pkg://reward.router", "compute_score") is compute_score
+
+
 def test_a_truth_that_cannot_be_read_is_a_failed_verifier(caplog):
     result = score("gpqa", r"\boxed{B}", "both")
     assert result["verifier_failed"] == 1.0 and result["score"] == 0.0
