@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from launch import checkpoints
 from launch.attempts import CRASHED, DONE, GIVE_UP, STOPPED, Attempts, last_step
 from launch.checkpoints import Contents, WorldSizeError, newest_complete
-from launch.compose import resolved, resolved_yaml, training_arguments
-from launch.environment import Redactor, public_environment, with_project, write_public
+from launch.compose import override, resolved, resolved_yaml, training_arguments
+from launch.environment import TRACKING, TRACKING_IDS, Redactor, public_environment, with_project, write_public
 from launch.processes import Child, Signals
 from launch.runfile import ROOT, RunFile
 
 METRICS = "metrics.jsonl"
+LOGGER_PATH = "VERL_FILE_LOGGER_PATH"
 # marks that a job's script puts in an attempt's folder
 END, LOST, TEARDOWN = "end", "lost", "teardown"
 
@@ -65,10 +67,9 @@ def trainer_environment(run: RunFile, logs: Path, tracking_id: str, cluster: boo
     own = public_environment(run, tracking_id)
     env = own | {name: value for name, value in os.environ.items() if name not in run.env}
     # verl cuts the file when it opens it
-    env |= {"VERL_FILE_LOGGER_PATH": str(logs / METRICS), "PYTHONUNBUFFERED": "1"}
+    env |= {LOGGER_PATH: str(logs / METRICS), "PYTHONUNBUFFERED": "1"}
     env = with_project(env)
-    if tracking_id:
-        env |= {name: own[name] for name in ("WANDB_RUN_ID", "SWANLAB_ID", "POISE_TRACKING_ID")}
+    env |= {name: own[name] for name in TRACKING_IDS}
     if not cluster:
         env.pop("RAY_ADDRESS", None)
     elif not env.get("RAY_ADDRESS"):
@@ -76,6 +77,17 @@ def trainer_environment(run: RunFile, logs: Path, tracking_id: str, cluster: boo
             "RAY_ADDRESS is not set: an attempt on a cluster is started by `launch slurm` or `launch ray`"
         )
     return env
+
+
+def worker_overrides(run: RunFile, env: Mapping[str, str]) -> list[str]:
+    """verl's loop and its trackers run in a Ray worker, which on a cluster has its node's environment, not the
+    attempt's: what belongs to the attempt alone goes there by `ray.init`. Ray refuses a name that the job has too."""
+    names = (LOGGER_PATH, *TRACKING)
+    return [
+        override(f"++ray_kwargs.ray_init.runtime_env.env_vars.{name}", env[name])
+        for name in names
+        if name in env and name not in run.env
+    ]
 
 
 def close_lost(attempts: Attempts) -> None:
@@ -199,6 +211,7 @@ def run_attempt(run: RunFile, cluster: bool, logs: Path | None = None) -> int:
         attempt = attempts.begin(number, step, run.devices, logs)
         say(f"attempt {number}, from {f'step {step}' if step else 'the start'}; log: {logs}/train.log")
         command = [sys.executable, "-m", run.entry, *training_arguments(run, cluster)]
+        command += worker_overrides(run, env) if cluster else []
         child = Child(command, logs / "train.log", Redactor(run), env, ROOT)
         try:
             code, number_of_signal = watch(child, run, logs)

@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from launch.runfile import RunFileError
+
 FILE = "attempts.json"
 
 # Exit status of `launch attempt`. STOPPED is also the trainer's own after a checkpoint at request (EX_TEMPFAIL).
@@ -48,7 +50,7 @@ class Attempts:
 
     @classmethod
     def read(cls, folder: Path, tracking_id: str = "") -> "Attempts":
-        """Raises ValueError where the file is not ours; a run that has none yet starts with `tracking_id`."""
+        """Raises RunFileError where the file is not ours; a run that has none yet starts with `tracking_id`."""
         path = folder / FILE
         if not path.exists():
             return cls(path, tracking_id)
@@ -56,7 +58,7 @@ class Attempts:
             values = json.loads(path.read_text())
             return cls(path, values["tracking_id"], [Attempt(**item) for item in values["attempts"]])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): move it away to count attempts from 1") from error
+            raise RunFileError(f"{path} cannot be read ({error}): move it away to count attempts from 1") from error
 
     def write(self) -> None:
         """Atomically."""

@@ -1,5 +1,6 @@
 """What preflight looks at on one node. Each check returns what was found and, where it failed, what to do."""
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -71,6 +72,8 @@ def _looks_local(path: str) -> bool:
 
 def check_model(path: str) -> list[Check]:
     """A folder must hold a model here; a hub id must be in the cache, or the hub allowed."""
+    if "://" in path:  # verl copies it
+        return [Check("model", True, f"{path}, not looked at")]
     if _looks_local(path):
         ok = Path(path).expanduser().joinpath("config.json").is_file()
         return [
@@ -90,9 +93,21 @@ def check_model(path: str) -> list[Check]:
 def check_files(name: str, files: list[str]) -> list[Check]:
     found = []
     for file in files:
+        if file.startswith("pkg://"):
+            module = file.removeprefix("pkg://")
+            try:
+                ok = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:
+                ok = False
+            found.append(Check(name, ok, file, f"{module} cannot be imported here: install it, or set PYTHONPATH"))
+            continue
+        if "://" in file:  # verl copies it
+            found.append(Check(name, True, f"{file}, not looked at"))
+            continue
         path = Path(file).expanduser()
         if not path.is_file():
-            found.append(Check(name, False, file, "not visible here: put it on a filesystem that all nodes share"))
+            remedy = "not visible here: make it (docs/data.md), or put it on a filesystem that all nodes share"
+            found.append(Check(name, False, file, remedy))
             continue
         if path.suffix == ".parquet":
             import pyarrow

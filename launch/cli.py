@@ -32,8 +32,9 @@ def main() -> None:
         sys.exit(2)
     except click.exceptions.Abort:
         sys.exit(130)
-    except (RunFileError, TimeoutError, RuntimeError) as error:
-        click.echo(f"[launch] error: {error}", err=True)
+    except (RunFileError, RuntimeError, OSError) as error:
+        file = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else None
+        click.echo(f"[launch] error: {file or error}", err=True)
         sys.exit(2 if isinstance(error, RunFileError) else 1)
 
 
@@ -70,6 +71,13 @@ def train_script(run: RunFile, cluster: bool) -> str:
 def write_files(run: RunFile, cluster: bool) -> Path:
     """run.json, config.yaml and train.sh in the run's folder under launch/."""
     folder = run.root / "launch"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFileError(
+            f"folder: {run.root} cannot be made or written ({error.strerror}): set `folder` in the run file, or "
+            "POISE_RUNS, to another place"
+        ) from error
     write_public(folder / "config.yaml", resolved_yaml(run, cluster), run)
     write_public(folder / "train.sh", train_script(run, cluster), run, mode=0o755)
     write_public(folder / "run.json", run.to_json() + "\n", run)
@@ -140,7 +148,8 @@ def ray(path: str, overrides: tuple[str, ...], dry_run: bool, address: str | Non
         folder = write_files(run, cluster=True)
         write_public(folder / "runtime_env.yaml", yaml.safe_dump(runtime_env), run)
         job = shlex.join(rayjob.ENTRYPOINT)
-        return written(folder, f"ray job submit --runtime-env {folder}/runtime_env.yaml -- {job}")
+        target = address or "http://HOST:8265"
+        return written(folder, f"ray job submit --address {target} --runtime-env {folder}/runtime_env.yaml -- {job}")
     if not address:
         raise RunFileError("which cluster? Give --address http://HOST:8265, or set ray.address in the run file")
     sys.exit(rayjob.submit(run, address))
@@ -185,7 +194,13 @@ def skypilot(path: str, overrides: tuple[str, ...]) -> None:
 
 def _manifest(run: RunFile, kind: str, command: str) -> None:
     target = manifests.write_path(run, kind)
-    write_public(target, getattr(manifests, kind)(run), run)
+    text = getattr(manifests, kind)(run)
+    write_public(target, text, run)
+    if f"{ROOT}/" in text:
+        say(
+            f"warning: paths under {ROOT} are in it, which the cluster's nodes do not have. Set POISE_RUNS, POISE_DATA "
+            "and POISE_MODELS to folders on their volume"
+        )
     say(f"wrote {target}; to start: {command} {target}")
 
 

@@ -1,8 +1,10 @@
 """From a run file to Hydra's overrides, and the resolved config of a run."""
 
+import importlib.util
 import json
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -90,7 +92,15 @@ def _compose(run: RunFile, overrides: list[str]) -> DictConfig:
     return _compose_once(run.name, run.config, tuple(overrides)).copy()
 
 
-@cache  # a second and more for verl's many files
+def verl_configs() -> Path:
+    """verl's folder of configs. The entry's search path, `pkg://`, imports verl, and that takes seconds."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise RunFileError("verl is not installed in this Python: source launch/env.sh && poise_env")
+    return Path(spec.submodule_search_locations[0]) / "trainer/config"
+
+
+@cache  # half a second for verl's many files
 def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictConfig:
     if not (CONFIG_DIR / f"{name}.yaml").exists():
         known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
@@ -98,7 +108,8 @@ def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictC
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            return compose(name, overrides=[item for item in overrides if not item.startswith("hydra.")])
+            own = [item for item in overrides if not item.startswith("hydra.")]
+            return compose(name, overrides=[*own, f"hydra.searchpath=[file://{verl_configs()}]"])
     except (HydraException, OmegaConfBaseException) as error:
         raise RunFileError(f"{run_name}: {error}") from error
 

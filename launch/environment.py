@@ -25,6 +25,9 @@ CPU = {
     "OMP_NUM_THREADS": "1",
     "RAY_memory_monitor_refresh_ms": "0",
 }
+# By these the trackers go on with a run's curve; what the shell has set gives way to the ids.
+TRACKING_IDS = ("WANDB_RUN_ID", "SWANLAB_RUN_ID", "POISE_TRACKING_ID")
+TRACKING = (*TRACKING_IDS, "WANDB_RESUME", "SWANLAB_RESUME", "TENSORBOARD_DIR")
 # Names that match a secret's pattern and are none.
 PUBLIC = ("TOKENIZERS_PARALLELISM",)
 MASK = "***"
@@ -47,8 +50,8 @@ def public_environment(run: RunFile, tracking_id: str | None = None) -> dict[str
     if run.interface:
         values |= {"NCCL_SOCKET_IFNAME": run.interface, "GLOO_SOCKET_IFNAME": run.interface}
     if tracking_id:
-        values |= {"WANDB_RUN_ID": tracking_id, "WANDB_RESUME": "allow", "SWANLAB_ID": tracking_id}
-        values |= {"TENSORBOARD_DIR": str(run.root / "tensorboard"), "POISE_TRACKING_ID": tracking_id}
+        values |= dict.fromkeys(TRACKING_IDS, tracking_id)
+        values |= {"WANDB_RESUME": "allow", "SWANLAB_RESUME": "allow", "TENSORBOARD_DIR": str(run.root / "tensorboard")}
     return values | run.env
 
 

@@ -1,5 +1,6 @@
 """The same run for Kubernetes (KubeRay's RayJob) and for SkyPilot."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,27 @@ import yaml
 
 from launch.environment import check_public, public_environment, secrets
 from launch.rayjob import ENTRYPOINT, SPEC, check_folder
-from launch.runfile import RunFile
+from launch.runfile import RunFile, RunFileError
 
 PROJECT = "/workspace"  # where the image has the project
+LONGEST_NAME = 47  # of a RayJob: KubeRay adds to it for the cluster's services
 
 
 def _variables(run: RunFile) -> dict[str, str]:
     check_folder(run)
     check_public("the manifest", run.to_json(), run)
-    return {**public_environment(run), SPEC: run.to_json()}
+    return {**public_environment(run), SPEC: run.to_portable_json()}
+
+
+def _resource_name(run: RunFile) -> str:
+    """Raises RunFileError where KubeRay would refuse the name, which it tells to nobody."""
+    name = re.sub("[._]", "-", run.name.lower())
+    if len(name) > LONGEST_NAME or not re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name):
+        raise RunFileError(
+            f"name: {run.name}: as a name in Kubernetes it must begin with a letter, end with a letter or digit, and "
+            f"have at most {LONGEST_NAME} characters; give the run another"
+        )
+    return name
 
 
 def _pod(run: RunFile, name: str) -> dict[str, Any]:
@@ -75,8 +88,7 @@ def kuberay(run: RunFile) -> str:
                 "template": _pod(run, "ray-worker"),
             }
         ]
-    name = run.name.lower().replace("_", "-").replace(".", "-")
-    metadata = {"name": name, "namespace": run.kubernetes.namespace}
+    metadata = {"name": _resource_name(run), "namespace": run.kubernetes.namespace}
     manifest = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": spec}
     return "# Apply with: kubectl apply -f FILE. The image holds the project, installed, in /workspace.\n" + _dump(
         manifest
@@ -84,17 +96,24 @@ def kuberay(run: RunFile) -> str:
 
 
 SKY_SETUP = """\
-python -m pip install -e '.[gpu]'
+source launch/env.sh
+poise_env {accelerator}
 """
 
-# Marks in the attempt's folder end the nodes: it must be on the shared bucket, as the whole run is.
+# Marks in the attempt's folder end the nodes: it must be on the shared bucket, as the whole run is. The addresses are
+# in its name, as a recovered task has the id of the one before, whose marks must not end it.
 SKY_RUN = """\
+set -euo pipefail
+source launch/env.sh
+poise_env {accelerator}
+LOGS="{logs}/${{SKYPILOT_TASK_ID}}_$(cksum <<<"$SKYPILOT_NODE_IPS" | cut -d ' ' -f 1)"
 mkdir -p "$LOGS"
 printf '%s' "$POISE_RUN" >"$LOGS/run-$SKYPILOT_NODE_RANK.json"
 HEAD=$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}
-if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
+if [[ $SKYPILOT_NODE_RANK != 0 ]]; then
   exec python -m launch node --run "$LOGS/run-$SKYPILOT_NODE_RANK.json" --logs "$LOGS" --head "$HEAD"
 fi
+rm -f "$LOGS/teardown"
 trap 'touch "$LOGS/teardown"; wait' EXIT
 python -m launch node --run "$LOGS/run-0.json" --logs "$LOGS" &
 python -m launch wait --address "$HEAD" --nodes {nodes} --devices {devices} --timeout {timeout} --attempt "$LOGS"
@@ -105,7 +124,7 @@ RAY_ADDRESS=$HEAD python -m launch job
 def skypilot(run: RunFile) -> str:
     """A SkyPilot task: one Ray cluster of its own, beside the one that SkyPilot uses itself."""
     task: dict[str, Any] = {
-        "name": run.name.lower().replace("_", "-").replace(".", "-"),
+        "name": _resource_name(run),
         "num_nodes": run.nodes,
         "workdir": ".",
         "resources": {"disk_size": run.sky.disk_gb},
@@ -114,22 +133,25 @@ def skypilot(run: RunFile) -> str:
         task["resources"]["accelerators"] = f"{run.sky.accelerator}:{run.gpus_per_node}"
     else:
         task["resources"]["cpus"] = f"{run.slurm.cpus_per_node}+"
-    logs = run.root / "sky/${SKYPILOT_TASK_ID}"
     task["envs"] = _variables(run)
     if found := sorted(secrets(run)):
         task["secrets"] = dict.fromkeys(found)  # names only; null: given by `sky launch --secret NAME`
     if run.sky.bucket:
         task["file_mounts"] = {str(run.root.parent): {"source": run.sky.bucket, "mode": "MOUNT"}}
-    task["setup"] = SKY_SETUP
-    task["run"] = f'LOGS="{logs}"\n' + SKY_RUN.format(
-        port=run.ports.gcs, nodes=run.nodes, devices=run.gpus_per_node, timeout=run.waits.nodes_s
-    )
+    task["setup"] = SKY_SETUP.format(accelerator=run.accelerator)
+    task["run"] = SKY_RUN.format(
+        accelerator=run.accelerator, logs=run.root / "sky", port=run.ports.gcs, nodes=run.nodes,
+        devices=run.gpus_per_node, timeout=run.waits.nodes_s,
+    )  # fmt: skip
     names = "".join(f" --secret {name}" for name in found)
     return f"# Launch from the project's folder with: sky launch{names} FILE\n" + _dump(task)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Several lines as a block."""
+    """Several lines as a block, and no anchors: for readers."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, value: str):

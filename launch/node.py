@@ -13,7 +13,7 @@ import psutil
 from launch.attempt import TEARDOWN, marked, say
 from launch.environment import Redactor, public_environment, with_project
 from launch.processes import Child, Signals
-from launch.runfile import ROOT, RunFile
+from launch.runfile import ROOT, RunFile, RunFileError
 
 STEP_S = 0.5
 STARTED = b"Ray runtime started."  # what `ray start` says then
@@ -48,8 +48,15 @@ def address_of(interface: str | None) -> str:
 
 
 def wait_for_port(address: str, timeout_s: float, ended=lambda: False) -> None:
-    """Until something listens at HOST:PORT; TimeoutError after the bound."""
-    host, port = address.rsplit(":", 1)
+    """Until something listens at HOST:PORT.
+
+    Raises:
+        TimeoutError: nothing did within the bound.
+        RunFileError: that is not an address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise RunFileError(f"address: {address}: want HOST:PORT of Ray's head, for instance 10.0.0.1:20000")
     deadline = time.monotonic() + timeout_s
     while not ended():
         try:

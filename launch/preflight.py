@@ -10,9 +10,11 @@ from omegaconf import DictConfig
 
 from launch.checks import GB, Check, node_checks, versions
 from launch.compose import resolved
+from launch.node import wait_for_port
 from launch.runfile import RunFile
 
 MB_OF_ALL_REDUCE = 64
+CONNECT_S = 10.0
 
 
 def inputs(config: DictConfig) -> dict[str, list[str]]:
@@ -54,13 +56,16 @@ def cluster_checks(run: RunFile) -> list[Check]:
     """Every node of the cluster at RAY_ADDRESS, and what lies between them.
 
     Raises:
-        ray.exceptions.GetTimeoutError: a node did not answer within preflight.timeout_s.
+        TimeoutError: there is no cluster at RAY_ADDRESS.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level="WARNING")
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        if address != "auto":  # Ray itself tries for two minutes
+            wait_for_port(address, CONNECT_S)
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
     deadline = time.monotonic() + run.preflight.timeout_s
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= run.gpus_per_node]
     found = [
@@ -71,7 +76,11 @@ def cluster_checks(run: RunFile) -> list[Check]:
         return found
 
     def everywhere(function: Callable, *arguments, devices: float = 0) -> list:
-        """`function(*arguments)` on each node at once; where devices are needed, with one of them."""
+        """`function(*arguments)` on each node at once; where devices are needed, with one of them.
+
+        Raises:
+            Unanswered: which nodes did not answer in time, or what went wrong on one.
+        """
         remote = ray.remote(function)
         answers = [
             remote.options(
@@ -80,24 +89,50 @@ def cluster_checks(run: RunFile) -> list[Check]:
             ).remote(*[argument[rank] if isinstance(argument, PerNode) else argument for argument in arguments])
             for rank, node in enumerate(nodes)
         ]  # fmt: skip
-        return ray.get(answers, timeout=max(1.0, deadline - time.monotonic()))
+        remaining = max(1.0, deadline - time.monotonic())
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=remaining)
+        silent = [
+            node["NodeManagerAddress"] for node, answer in zip(nodes, answers, strict=True) if answer not in ready
+        ]
+        if silent:
+            raise Unanswered(f"no answer from {', '.join(silent)} within {run.preflight.timeout_s} s")
+        try:
+            return ray.get(answers)
+        except ray.exceptions.RayError as error:
+            raise Unanswered(str(error).strip().splitlines()[-1]) from error
 
-    spec = run.to_json()
-    wanted = inputs(resolved(run, cluster=True))
-    devices = run.gpus_per_node if run.accelerator == "gpu" else 0
-    for checks in everywhere(_node_checks, spec, wanted, devices=devices):
-        found += checks
-    found.append(_same("versions agree", everywhere(versions)))
-    found += _canary(run, everywhere)
-    found.append(_clocks(run, everywhere))
-    if len(nodes) > 1:
+    def all_nodes() -> list[Check]:
+        answers = everywhere(_node_checks, run.to_json(), inputs(resolved(run, cluster=True)), devices=devices)
+        return [check for checks in answers for check in checks]
+
+    def between_nodes() -> list[Check]:
+        if len(nodes) == 1:
+            return []
         hosts = everywhere(_free_address, run.interface)
         seconds = everywhere(
             all_reduce, PerNode(range(len(nodes))), len(nodes), hosts[0], run.accelerator, run.interface,
             devices=min(devices, 1),
         )  # fmt: skip
-        found.append(_bandwidth(run, max(seconds), len(nodes)))
+        return [_bandwidth(run, max(seconds), len(nodes))]
+
+    devices = run.gpus_per_node if run.accelerator == "gpu" else 0
+    busy = "is the node overloaded, or do other jobs hold its devices (`ray status`)? preflight.timeout_s is the bound"
+    for name, remedy, check in (
+        ("node", busy, all_nodes),
+        ("versions agree", busy, lambda: [_same("versions agree", everywhere(versions))]),
+        ("shared folder", f"can all nodes write {run.root}? {busy}", lambda: _canary(run, everywhere)),
+        ("clocks", busy, lambda: [_clocks(run, everywhere)]),
+        ("all-reduce", "can the nodes reach each other on `interface`, or is a firewall between?", between_nodes),
+    ):
+        try:
+            found += check()
+        except Unanswered as error:
+            found.append(Check(name, False, str(error), remedy, "all"))
     return found
+
+
+class Unanswered(Exception):
+    """A node did not answer, or its check ended with an error."""
 
 
 class PerNode(list):

@@ -2,15 +2,22 @@
 
 import asyncio
 import os
+import re
 import shlex
+import socket
 import sys
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from launch.attempt import say
 from launch.environment import check_public, public_environment, secrets
 from launch.runfile import ROOT, RunFile, RunFileError
 
 SPEC = "POISE_RUN"  # the run file, as JSON, in the job's environment
+POLL_S = 1.0
+CONNECT_S = 10.0
+MAX_LOSSES = 20
 ENTRYPOINT = ["python", "-m", "launch", "job"]
 
 
@@ -30,7 +37,7 @@ def runtime_environment(run: RunFile) -> dict[str, Any]:
     return {
         "working_dir": str(ROOT),
         "excludes": run.ray.excludes,
-        "env_vars": {**public_environment(run), SPEC: run.to_json()},
+        "env_vars": {**public_environment(run), SPEC: run.to_portable_json()},
     }
 
 
@@ -46,6 +53,26 @@ def _with_secrets(run: RunFile, runtime_env: dict[str, Any]) -> dict[str, Any]:
     return runtime_env | {"env_vars": runtime_env["env_vars"] | found}
 
 
+def check_address(address: str) -> None:
+    """Before Ray's client, which waits for minutes and then speaks of something else.
+
+    Raises:
+        RunFileError: it is not a dashboard's address.
+        RuntimeError: nothing listens there.
+    """
+    url = urlsplit(address)
+    if not re.fullmatch(r"https?://[^/:]+(:\d{1,5})?(/.*)?", address):
+        raise RunFileError(f"address: {address}: give the dashboard's, http://HOST:8265 (not Ray's HOST:6379)")
+    try:
+        with socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), CONNECT_S):
+            pass
+    except OSError as error:
+        raise RuntimeError(
+            f"nothing answers at {address} ({error}): does the cluster run with its dashboard (--dashboard-host "
+            "0.0.0.0), and is it reachable from here? Otherwise: kubectl port-forward, ssh -L"
+        ) from error
+
+
 def submit(run: RunFile, address: str, ask=input) -> int:
     """Submit, follow the log, and return the exit status of the job: 0, or 1 where it failed or was stopped.
 
@@ -55,32 +82,65 @@ def submit(run: RunFile, address: str, ask=input) -> int:
     """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    check_address(address)
     client = JobSubmissionClient(address)
     runtime_env = _with_secrets(run, runtime_environment(run))
     job = client.submit_job(entrypoint=shlex.join(ENTRYPOINT), runtime_env=runtime_env, metadata={"run": run.name})
     say(f"job {job} at {address}")
+    log = Log(client, job)
     while True:
         try:
-            asyncio.run(_follow(client, job))
-            break
+            log.follow()
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
+                break
         except KeyboardInterrupt:
-            if _wants_stop(ask):
-                client.stop_job(job)
-                say("stopping the job; its newest checkpoint is kept")
-            else:
+            if not _wants_stop(ask):
                 say(f"the job goes on. Its log: ray job logs --follow {job} --address {address}")
                 return 0
-    details = client.get_job_info(job)
+            client.stop_job(job)
+            say("stopping the job; its newest checkpoint is kept")
     say(f"job {job}: {details.status.value}" + (f" ({details.message})" if details.message else ""))
     if details.status == JobStatus.SUCCEEDED:
         return 0
     return details.driver_exit_code or 1
 
 
-async def _follow(client, job: str) -> None:
-    async for lines in client.tail_job_logs(job):
-        sys.stdout.write(lines)
-        sys.stdout.flush()
+class Log:
+    """The log of a job, on standard output. Ray sends it from its start each time; what was shown is left out."""
+
+    def __init__(self, client, job: str):
+        self.client, self.job = client, job
+        self.shown = 0  # characters
+        self.losses = 0
+
+    def follow(self) -> None:
+        """Until the job ends, or the connection does.
+
+        Raises:
+            RuntimeError: the connection was lost too often.
+        """
+        import aiohttp
+
+        try:
+            asyncio.run(self._follow())
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:  # proxies close connections that are long open
+            self.losses += 1
+            if self.losses > MAX_LOSSES:
+                raise RuntimeError(
+                    f"the connection to the cluster was lost {self.losses} times ({error}). The job goes on; its log: "
+                    f"ray job logs --follow {self.job}"
+                ) from error
+        time.sleep(POLL_S)
+
+    async def _follow(self) -> None:
+        sent = 0
+        async for text in self.client.tail_job_logs(self.job):
+            sent += len(text)
+            if sent > self.shown:
+                sys.stdout.write(text[self.shown - sent :])
+                sys.stdout.flush()
+                self.shown = sent
 
 
 def _wants_stop(ask) -> bool:

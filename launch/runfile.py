@@ -16,9 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from launch.ports import Ports
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = ("launch", "probe", "recipe", "reward")
+PROJECT = "${project:}"
 
-
-# ${project:} in a run file is the project's folder, absolute.
+# In a run file it is the project's folder, absolute.
 OmegaConf.register_new_resolver("project", lambda: str(ROOT), replace=True)
 
 
@@ -115,7 +116,7 @@ class Environment(Section):
     path: str | None = None
     # apptainer: .sif file; pyxis: .sqsh file or registry image
     image: str | None = None
-    # host folders to mount, HOST or HOST:CONTAINER; the project and the run's folder always are
+    # host folders to mount, HOST or HOST:CONTAINER; the project, the run's folder and /tmp always are
     mounts: list[str] = []
     # more options for apptainer exec, or for srun with pyxis
     options: list[str] = []
@@ -226,9 +227,15 @@ class RunFile(Section):
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json", exclude_unset=True), indent=2)
 
+    def to_portable_json(self) -> str:
+        """The same for a machine that has the project in another folder: the code's paths, which travel with the
+        project, are written with ``${project:}``; data and results stay where they are."""
+        code = "|".join(CODE)
+        return re.sub(rf"{re.escape(json.dumps(str(ROOT))[1:-1])}(?=/({code})/)", PROJECT, self.to_json())
+
     @classmethod
     def from_json(cls, text: str) -> "RunFile":
-        return cls.model_validate_json(text)
+        return cls.model_validate_json(text.replace(PROJECT, json.dumps(str(ROOT))[1:-1]))
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:

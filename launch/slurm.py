@@ -50,8 +50,9 @@ def _quoted(option: str) -> str:
 
 
 def mounts(run: RunFile) -> list[str]:
-    """HOST:CONTAINER of every mount; project and run folder have the same path inside."""
-    own = dict.fromkeys((str(ROOT), str(run.root)))
+    """HOST:CONTAINER of every mount; project and run folder have the same path inside. /tmp is the node's: Ray's
+    sockets are there, and each step has a container of its own."""
+    own = dict.fromkeys((str(ROOT), str(run.root), "/tmp"))
     pairs = [mount if ":" in mount else f"{mount}:{mount}" for mount in run.slurm.environment.mounts]
     return [f"{path}:{path}" for path in own] + pairs
 

@@ -13,7 +13,8 @@ import yaml
 from click.testing import CliRunner
 
 from launch.cli import cli
-from launch.runfile import ROOT
+from launch.manifests import kuberay
+from launch.runfile import ROOT, RunFile, RunFileError, load
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY = "secret-0123456789abcdef"
@@ -89,8 +90,13 @@ def test_local(run, tmp_path, shellcheck):
 def test_ray(run, tmp_path):
     out = run("ray", "cpu_poise_2x1", "--dry-run")
     env = yaml.safe_load((tmp_path / "cpu_poise_2x1/launch/runtime_env.yaml").read_text())
-    assert "ray job submit --runtime-env" in out
+    assert "ray job submit --address http://HOST:8265 --runtime-env" in out
     assert {".git/", "*.parquet", "*.safetensors", "outputs/"} <= set(env["excludes"])
+    # the project is elsewhere on the cluster; data and results are where they are here
+    sent = env["env_vars"]["POISE_RUN"]
+    assert '"${project:}/reward/reasoning_gym_verifier.py"' in sent and str(tmp_path) in sent
+    verifier = RunFile.from_json(sent).overrides["reward.custom_reward_function.path"]
+    assert verifier == str(ROOT / "reward/reasoning_gym_verifier.py")
     # keys that verl itself puts in the runtime env of ray.init: Ray refuses those that are in both
     ours = set(env["env_vars"])
     always = {"VERL_FULL_DETERMINISM", "VLLM_BATCH_INVARIANT", "VERL_RL_INSIGHT_ENABLE", "TRANSFER_QUEUE_ENABLE"}
@@ -110,6 +116,19 @@ def test_kuberay(run, tmp_path):
     assert container["envFrom"] == [{"secretRef": {"name": "poise-secrets"}}]
 
 
+@pytest.mark.parametrize("name", ["7b", "x" * 48, "a_"])
+def test_names_that_kubernetes_refuses(name):
+    run = load("qwen3_4b_poise_1x2").model_copy(update={"name": name, "folder": "/runs/a"})
+    with pytest.raises(RunFileError, match="as a name in Kubernetes"):
+        kuberay(run)
+
+
+def test_a_manifest_with_paths_of_this_checkout_says_so(run, tmp_path, monkeypatch):
+    assert "Set POISE_RUNS, POISE_DATA" in run("kuberay", "qwen3_4b_poise_1x2")
+    monkeypatch.setenv("POISE_DATA", "/runs/data")
+    assert "warning" not in run("kuberay", "qwen3_4b_poise_1x2")
+
+
 def test_skypilot(run, tmp_path, shellcheck):
     run("skypilot", "qwen3_4b_poise_4x8")
     text = (tmp_path / "qwen3_4b_poise_4x8/launch/skypilot.yaml").read_text()
@@ -117,7 +136,8 @@ def test_skypilot(run, tmp_path, shellcheck):
     assert task["num_nodes"] == 4 and task["resources"]["accelerators"] == "H100:8"
     assert set(task["secrets"].values()) == {None} and {"WANDB_API_KEY", "HF_TOKEN"} <= set(task["secrets"])
     script = tmp_path / "run.sh"
-    script.write_text("#!/bin/bash\n" + task["run"])
+    text = task["run"].replace("source launch/env.sh", f"# shellcheck source=/dev/null\nsource {ROOT}/launch/env.sh")
+    script.write_text("#!/bin/bash\n" + text)
     check_script(script, shellcheck)
     task["secrets"] = None  # depends on the shell
     compare("skypilot.yaml", yaml.safe_dump(task, sort_keys=False, width=100_000), tmp_path)
@@ -132,6 +152,13 @@ def test_skypilot(run, tmp_path, shellcheck):
         (["ray", "cpu_poise"], "which cluster"),
         (["local", "cpu_poise", "trainer.project_name=" + KEY, "--dry-run"], "would hold the value of"),
         (["local", "no_such_run"], "does not exist"),
+        (["local", "cpu_poise", "--nope"], "No such option"),
+        (["ray", "cpu_poise", "--address", "http://127.0.0.1:9"], "nothing answers at"),
+        (["ray", "cpu_poise", "--address", "head:8265"], "give the dashboard's, http://HOST:8265"),
+        (["ray", "cpu_poise", "--address", "http://head:abc"], "give the dashboard's, http://HOST:8265"),
+        (["preflight", "no_such.json"], "no_such.json"),
+        (["wait", "--address", "head", "--nodes", "1", "--devices", "1"], "want HOST:PORT"),
+        (["wait", "--address", "127.0.0.1:9", "--nodes", "1", "--devices", "1", "--timeout", "1"], "did not answer"),
     ],
 )
 def test_errors_are_one_message(tmp_path, arguments, message):
@@ -139,21 +166,27 @@ def test_errors_are_one_message(tmp_path, arguments, message):
     done = subprocess.run(
         [sys.executable, "-m", "launch", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode in (1, 2)
+    assert message in done.stderr and "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    env = os.environ | {"POISE_RUNS": str(tmp_path / "file")}
+    command = [sys.executable, "-m", "launch", "local", "cpu_poise"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "cannot be made or written" in done.stderr
+    assert "POISE_RUNS" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_slurm_without_sbatch_says_where_to_go(run, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    from launch.runfile import RunFileError
-
     with pytest.raises(RunFileError, match="login node"):
         run("slurm", "cpu_poise_2x1")
 
 
 def test_a_folder_inside_the_upload_is_refused(tmp_path):
     from launch.rayjob import runtime_environment
-    from launch.runfile import RunFileError, load
 
     path = tmp_path / "run.yaml"
     path.write_text("name: a\nconfig: poise_paper\n")

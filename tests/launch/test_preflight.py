@@ -50,6 +50,14 @@ def test_what_is_not_there_is_named(payload_folder, run):
     assert text.count("FAIL") == 3 and "3 of 3 checks failed" in text
 
 
+def test_a_module_must_be_importable_and_remote_files_are_left_to_verl():
+    assert failed(checks.check_files("reward", ["pkg://reward.router"])) == {}
+    for missing in ("pkg://reward.nope", "pkg://no_such_package.module"):
+        assert "cannot be imported" in failed(checks.check_files("reward", [missing]))["reward"]
+    found = [*checks.check_files("train data", ["hdfs://x/train.parquet"]), *checks.check_model("s3://bucket/model")]
+    assert failed(found) == {} and all("not looked at" in item.found for item in found)
+
+
 def test_a_hub_model_offline_must_be_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "hf download no/such-model" in failed(checks.check_model("no/such-model"))["model"]

@@ -6,11 +6,15 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from launch.attempt import trainer_environment, worker_overrides
 from launch.compose import override, resolved, training_arguments
 from launch.environment import COMMON, CPU, Redactor, public_environment, write_public
 from launch.ports import EPHEMERAL_START, Ports
 from launch.runfile import ROOT, RunFile, RunFileError, load
+from recipe.poise.capture import resolve_block
 from recipe.poise.config import check_config
+from recipe.poise.data.catalogue import CATALOGUE, MATH_SUITES
+from reward.router import find_route
 
 RUNS = sorted(path.name for path in (ROOT / "launch/runs").glob("[!_]*.yaml"))
 
@@ -37,8 +41,19 @@ def test_every_run_file_composes_against_verl(name):
         check_config(config)
 
 
-def test_the_papers_settings():
-    config = resolved(load("qwen3_4b_poise_1x2"), cluster=False)
+@pytest.mark.parametrize(
+    ("name", "nodes", "gpus", "layers", "block"),
+    [
+        ("qwen3_4b_poise_1x2", 1, 2, 36, 19),
+        ("qwen3_4b_poise_1x8", 1, 8, 36, 19),
+        ("qwen3_4b_poise_4x8", 4, 8, 36, 19),
+        ("r1_distill_1p5b_poise_1x2", 1, 2, 28, 15),
+    ],
+)
+def test_the_papers_settings(name, nodes, gpus, layers, block):
+    run = load(name)
+    assert (run.nodes, run.gpus_per_node) == (nodes, gpus)
+    config = resolved(run, cluster=nodes > 1)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert (config.data.train_batch_size, rollout.n, config.trainer.total_training_steps) == (256, 2, 200)
     assert (config.data.max_prompt_length, config.data.max_response_length) == (4096, 8192)
@@ -50,7 +65,54 @@ def test_the_papers_settings():
     assert (actor.use_kl_loss, actor.entropy_coeff, config.algorithm.use_kl_in_reward) == (False, 0, False)
     assert (rollout.temperature, rollout.top_p) == (1.0, 1.0)
     assert (rollout.val_kwargs.temperature, rollout.val_kwargs.top_p) == (0.6, 0.95)
-    assert (config.poise.block, config.poise.num_tokens, config.poise.probe.window_rows) == (19, 10, 4096)
+    assert (rollout.prompt_length, rollout.response_length, rollout.top_k) == (4096, 8192, -1)
+    model = config.actor_rollout_ref.model
+    assert model.enable_gradient_checkpointing and model.use_remove_padding and actor.use_dynamic_bsz
+    assert (actor.strategy, actor.fsdp_config.dtype, rollout.dtype) == ("fsdp2", "bfloat16", "bfloat16")
+    assert resolve_block(config.poise.block, layers) == block
+    assert (config.poise.num_tokens, config.poise.probe.window_rows) == (10, 4096)
+    assert list(config.poise.states) == ["prompt", "response"]
+    assert list(config.poise.signals) == ["entropy_response", "entropy_reasoning", "entropy_answer"]
+    # rewards of 0 and 1, on the data that the data program makes
+    reward = config.reward.custom_reward_function
+    assert (Path(reward.path), reward.name) == (ROOT / "reward/router.py", "compute_score")
+    files = [config.data.train_files, *config.data.val_files]
+    assert [Path(file).parts[-2] for file in files] == ["dapo-math-17k", *MATH_SUITES]
+    for file in files:
+        entry = CATALOGUE[Path(file).parts[-2]]
+        assert Path(file).stem in entry.splits and find_route(entry.data_source or "math_dapo")[0] == "math"
+
+
+def test_the_launcher_sees_the_config_that_the_entry_sees():
+    """The entry finds verl's configs by importing verl, the launcher by its folder."""
+    from hydra import compose, initialize_config_dir
+
+    run = load("qwen3_4b_poise_1x2")
+    ours = resolved(run, cluster=False)
+    arguments = [item for item in training_arguments(run, cluster=False)[2:] if not item.startswith("hydra.")]
+    with initialize_config_dir(str(ROOT / "recipe/poise/config"), version_base=None):
+        assert compose("poise_paper", overrides=arguments) == ours
+
+
+def test_a_cluster_is_told_what_belongs_to_the_attempt(tmp_path, monkeypatch):
+    """verl's loop runs in a Ray worker there, which has its node's environment."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:20000")
+    monkeypatch.setenv("TENSORBOARD_DIR", "/mine/a=b, c")
+    run = load("cpu_poise_2x1")
+    env = trainer_environment(run, tmp_path, "run-1", cluster=True)
+    run = run.model_copy(update={"hydra": worker_overrides(run, env)})
+    assert resolved(run, cluster=True).ray_kwargs.ray_init.runtime_env.env_vars == {
+        "VERL_FILE_LOGGER_PATH": str(tmp_path / "metrics.jsonl"),
+        "WANDB_RUN_ID": "run-1",
+        "WANDB_RESUME": "allow",
+        "SWANLAB_RUN_ID": "run-1",
+        "SWANLAB_RESUME": "allow",
+        "POISE_TRACKING_ID": "run-1",
+        "TENSORBOARD_DIR": "/mine/a=b, c",
+    }
+    # Ray refuses a name that both the job and ray.init have
+    named = run.model_copy(update={"env": {"WANDB_RUN_ID": "mine"}})
+    assert not [item for item in worker_overrides(named, env) if "WANDB_RUN_ID" in item]
 
 
 def flat(node, prefix="") -> dict:

@@ -34,16 +34,19 @@ def slurm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(0o755)  # munged runs as a user of its own
-    subprocess.run([*TWO_NODES, "up", str(folder)], check=True, timeout=120)
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield folder
-    subprocess.run([*TWO_NODES, "down", str(folder)], check=True, timeout=120)
-    del os.environ["SLURM_CONF"]
+    try:
+        subprocess.run([*TWO_NODES, "up", str(folder)], check=True, timeout=120)
+        yield folder
+    finally:
+        subprocess.run([*TWO_NODES, "down", str(folder)], check=True, timeout=120)
+        del os.environ["SLURM_CONF"]
 
 
 def launch(*arguments, **env) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "launch", *map(str, arguments)]
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}", **env}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # the payload's, where it is used
+    env = os.environ | {"PYTHONPATH": path, **env}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
@@ -171,10 +174,11 @@ def test_a_dead_worker_node_is_seen_at_once_and_the_run_goes_on(slurm, write_run
 
 def test_workers_that_do_not_come_end_the_job_within_the_bound(slurm, write_run, payload_folder):
     root = payload_folder / "runs/short"
-    settings = SETTINGS | {"gpus_per_node": 1, "waits": {"head_s": 120, "nodes_s": 5, "teardown_s": 30}}
+    # Ray's start takes longer than a second
+    settings = SETTINGS | {"gpus_per_node": 1, "waits": {"head_s": 120, "nodes_s": 1, "teardown_s": 30}}
     number = submit(write_run("short", **settings))
     assert wait_for_end(number, root, 180) == "FAILED"
-    assert "the cluster was not complete after 5 s" in output(root) and "1 of 2 nodes" in output(root)
+    assert "the cluster was not complete after 1 s" in output(root) and "1 of 2 nodes" in output(root)
     until(lambda: not ray_processes(number), root, 20, "end of Ray's processes")
 
 
