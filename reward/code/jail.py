@@ -3,13 +3,14 @@
 Run by `reward.code.local_sandbox` inside new user, mount, process, network and IPC namespaces, as
 ``python -I jail.py``; standard library only. The world: a small tmpfs, the interpreter and the system's libraries
 read-only, no other file, no network, nothing of the caller's environment. Cases run without capabilities, under
-resource limits; what they leave behind is killed.
+resource limits and a seccomp filter; what they leave behind is killed.
 
 Standard input: {"runs": [{"source", "stdin"}], "limits", "python", "prefixes", "uid", "stop_at_failure"}. Standard
 output: a list of {"status", "stdout", "stderr"}, status "ok", "error", "time", "memory" or "output".
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -22,8 +23,28 @@ import time
 LIBC = ctypes.CDLL(None, use_errno=True)
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, MNT_DETACH = 4, 24, 38, 2
-PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}  # the C library has no wrapper
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+# Numbers of system calls on (x86_64, aarch64).
+AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+PIVOT_ROOT = (155, 41)  # the C library has no wrapper
+CLONE, CLONE3 = (56, 220), (435, 435)
+# Namespaces and mounts of one's own, memory that belongs to no process and so to no limit, other processes, and what
+# attacks on kernels begin with.
+FORBIDDEN = {
+    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
+    "chroot": (161, 51), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
+    "fsconfig": (431, 431), "fsmount": (432, 432), "mount_setattr": (442, 442), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "ptrace": (101, 117),
+    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "keyctl": (250, 219), "add_key": (248, 217),
+    "request_key": (249, 218), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+}  # fmt: skip
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/alternatives")
+
+
+def machine() -> int:
+    """Place in the pairs above."""
+    return ("x86_64", "aarch64").index(os.uname().machine)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
@@ -66,7 +87,7 @@ def build_world(disk_mb: int, prefixes: list[str]) -> None:
         os.makedirs(f"{root}/{folder}", exist_ok=True)
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
     os.chdir(root)
-    if LIBC.syscall(PIVOT_ROOT[os.uname().machine], b".", b"old"):
+    if LIBC.syscall(PIVOT_ROOT[machine()], b".", b"old"):
         raise OSError(ctypes.get_errno(), "pivot_root")
     os.chdir("/")
     if LIBC.umount2(b"/old", MNT_DETACH):
@@ -75,6 +96,39 @@ def build_world(disk_mb: int, prefixes: list[str]) -> None:
     mount("tmpfs", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     for folder in ("/work", "/tmp"):
         mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_mb}m,mode=777,nr_inodes=4096")
+
+
+class Instruction(ctypes.Structure):
+    """struct sock_filter."""
+
+    _fields_ = [("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint)]
+
+
+class Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
+
+
+def forbid_calls() -> None:
+    """A seccomp filter over `FORBIDDEN`, for good. Needs no privilege once new ones are ruled out."""
+    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow, refuse, unknown = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+    here = machine()
+    code = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[here]), (give, 0, 0, refuse), (load, 0, 0, 0)]
+    if here == 0:
+        code += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 numbering of the same calls
+    for numbers in FORBIDDEN.values():
+        code += [(equal, 0, 1, numbers[here]), (give, 0, 0, refuse)]
+    code += [
+        (equal, 0, 1, CLONE3[here]),
+        (give, 0, 0, unknown),
+    ]  # its flags are out of sight; libraries fall back to clone
+    code += [(equal, 1, 0, CLONE[here]), (give, 0, 0, allow)]
+    code += [(load, 0, 0, 16), (any_bit, 0, 1, 0x7E020000), (give, 0, 0, refuse), (give, 0, 0, allow)]  # CLONE_NEW*
+    program = Program(len(code), (Instruction * len(code))(*code))
+    if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp filter")
 
 
 def restrict(limits: dict) -> None:
@@ -96,6 +150,7 @@ def restrict(limits: dict) -> None:
         os.setgroups([])
         os.setresgid(limits["uid"], limits["uid"], limits["uid"])
         os.setresuid(limits["uid"], limits["uid"], limits["uid"])
+    forbid_calls()
 
 
 def kill_rest() -> None:

@@ -41,14 +41,35 @@ def kill_all(mark: str) -> int:
     return len(left)
 
 
+SMALL = (
+    "data.train_batch_size=16",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=512",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "trainer.val_before_train=False",
+    "trainer.test_freq=-1",
+    "poise.probe.min_rows=16",
+)
+TWO_RANKS = (
+    *SMALL,
+    "trainer.n_gpus_per_node=2",
+    "trainer.total_training_steps=4",
+    "trainer.save_freq=2",
+    "trainer.max_actor_ckpt_to_keep=null",
+    "trainer.max_critic_ckpt_to_keep=null",
+)
+
+
 @dataclass
 class Run:
-    """A finished run: exit code, log, metrics by step, folder of checkpoints."""
+    """A finished run: exit code, log, metrics by step, folder of checkpoints, overrides."""
 
     code: int
     log: str
     metrics: dict[int, dict[str, float]]
     checkpoints: Path
+    overrides: tuple[str, ...] = ()
 
 
 def cpu_environment(mark: str, metrics: Path) -> dict[str, str]:
@@ -102,7 +123,7 @@ def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 6
             kill_all(mark)
     text = (folder / "log.txt").read_text(errors="replace")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    run = Run(code, text, {line["step"]: line["data"] for line in lines}, folder / "checkpoints")
+    run = Run(code, text, {line["step"]: line["data"] for line in lines}, folder / "checkpoints", overrides)
     assert code == 0, f"run ended with {code} (-1: over {limit_s} s):\n" + text[-6000:]
     return run
 
@@ -126,3 +147,15 @@ def assets(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "recipe.poise.quickstart.prepare", "--out", str(folder), "--fast"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
+    """Overrides of a run of 16 prompts a step."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def unbroken(assets, tmp_path_factory) -> Run:
+    """Four such steps on two ranks with two vLLM replicas, checkpoints at steps 2 and 4."""
+    return start_and_wait(tmp_path_factory.mktemp("unbroken"), assets, *TWO_RANKS)

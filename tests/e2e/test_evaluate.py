@@ -55,9 +55,10 @@ def test_killed_and_resumed(evaluation):
     before = samples(out)
     assert 5 <= len(before) < PROBLEMS * K
 
-    process = start()
+    process = start("--data-parallel", "2")
     text, _ = process.communicate(timeout=500)
     assert process.returncode == 0, text[-4000:]
+    assert sorted(file.name for file in (out / "logs").iterdir()) == ["worker_0.log", "worker_1.log"]
     assert f"{len(before)} of {PROBLEMS * K} samples are there already" in text
     after = samples(out)
     assert after[: len(before)] == before
@@ -87,15 +88,11 @@ def test_killed_and_resumed(evaluation):
     assert other.returncode == 1 and "temperature: 0.6 -> 1.0" in text
 
 
-def test_a_checkpoint_of_training_is_merged(run_poise, assets, evaluation, tmp_path):
-    run = run_poise(
-        tmp_path / "run", assets, "data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-        "trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.total_training_steps=1",
-        "trainer.save_freq=1",
-    )  # fmt: skip
+def test_a_checkpoint_of_training_is_merged(unbroken, evaluation):
+    """Named as the folder of all steps: the newest one counts, and its two shards become one model."""
     start, out = evaluation
-    process = start("-k", "1", model=run.checkpoints)
+    process = start("-k", "1", model=unbroken.checkpoints)
     text, _ = process.communicate(timeout=500)
     assert process.returncode == 0, text[-4000:]
-    assert (run.checkpoints / "global_step_1/actor_merged/config.json").exists()
-    assert len(samples(out)) == PROBLEMS
+    merged = unbroken.checkpoints / "global_step_4/actor_merged"
+    assert (merged / "config.json").exists() and len(samples(out)) == PROBLEMS

@@ -12,31 +12,6 @@ from probe.study.dump import read_dumps
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-SMALL = (
-    "data.train_batch_size=16",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
-    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512",
-    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=512",
-    "actor_rollout_ref.actor.optim.lr=1e-3",
-    "trainer.val_before_train=False",
-    "trainer.test_freq=-1",
-    "poise.probe.min_rows=16",
-)
-TWO_RANKS = (
-    *SMALL,
-    "trainer.n_gpus_per_node=2",
-    "trainer.total_training_steps=4",
-    "trainer.save_freq=2",
-    "trainer.max_actor_ckpt_to_keep=null",
-    "trainer.max_critic_ckpt_to_keep=null",
-)
-
-
-@pytest.fixture(scope="module")
-def unbroken(run_poise, assets, tmp_path_factory):
-    """Four steps on two ranks with two vLLM replicas, checkpoints at steps 2 and 4."""
-    return run_poise(tmp_path_factory.mktemp("unbroken"), assets, *TWO_RANKS)
-
 
 def test_rollout_and_actor_agree_while_the_weights_move(unbroken):
     assert sorted(unbroken.metrics) == [1, 2, 3, 4]
@@ -63,7 +38,7 @@ def test_the_probe_takes_over_and_reports(unbroken):
 def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_path):
     shutil.copytree(unbroken.checkpoints / "global_step_2", tmp_path / "checkpoints/global_step_2")
     (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("2")
-    resumed = run_poise(tmp_path, assets, *TWO_RANKS)
+    resumed = run_poise(tmp_path, assets, *unbroken.overrides)
     assert sorted(resumed.metrics) == [3, 4]
     compared = ("critic/score/mean", "response_length/mean", "actor/entropy", "actor/grad_norm")
     for step in (3, 4):
@@ -82,10 +57,10 @@ def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_pat
             assert second.numpy() == pytest.approx(first.numpy(), rel=2e-3, abs=2e-3, nan_ok=True), name
 
 
-def test_colocate_async_with_padding_lora_and_a_feature_dump(run_poise, assets, tmp_path):
+def test_colocate_async_with_padding_lora_and_a_feature_dump(run_poise, small, assets, tmp_path):
     """And with gradient checkpointing and a reference policy, whose passes must not be captured."""
     run = run_poise(
-        tmp_path, assets, *SMALL, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=2",
+        tmp_path, assets, *small, "trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=2",
         "trainer.save_freq=-1", "actor_rollout_ref.model.use_remove_padding=False",
         "actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True",
         "actor_rollout_ref.model.enable_gradient_checkpointing=True", "actor_rollout_ref.actor.use_kl_loss=True",

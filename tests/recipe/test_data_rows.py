@@ -1,7 +1,5 @@
 """From a source's row to verl's: answers, templates, keys, the schema."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,46 +90,12 @@ def test_dotted_paths():
     assert at(row, "a.x") is at(row, "c.e")
 
 
-# A row as each data set's page shows it.
-ROWS = {
-    "dapo-math-17k": {
-        "data_source": "math_dapo",
-        "prompt": [{"content": worded("How many?", "dapo"), "role": "user"}],
-        "ability": "MATH",
-        "reward_model": {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"},
-        "extra_info": {"index": "9a9b6eb4"},
-    },
-    "gsm8k": {"question": "How many?", "answer": "17 * 2 = <<17*2=34>>34\n#### 34"},
-    "math": {"problem": "How many?", "solution": r"So \boxed{34}.", "level": "Level 3", "type": "Algebra"},
-    "math500": {"problem": "How many?", "solution": "", "answer": "34", "unique_id": "test/1.json", "level": 3},
-    "aime24": {"id": 60, "problem": "How many?", "solution": "", "answer": "34", "url": "u", "year": "2024"},
-    "aime25": {"problem_idx": 1, "problem": "How many?", "answer": 34},
-    "aime26": {"problem_idx": 1, "problem": "How many?", "answer": 34},
-    "amc23": {"id": 0, "question": "How many?", "answer": 34.0, "url": "u"},
-    "amc24": {"exam": "AMC 12A", "problem": "How many?", "answer": 34},
-    "hmmt25": {"problem_idx": 1, "problem": "How many?", "answer": "34", "problem_type": ["Algebra"]},
-    "brumo25": {"problem_idx": 1, "problem": "How many?", "answer": "34", "problem_type": ["Algebra"]},
-    "guru": {
-        "data_source": "math__deepscaler_preview",
-        "prompt": [{"content": "How many?", "role": "user"}],
-        "ability": "math",
-        "apply_chat_template": True,
-        "reward_model": {"ground_truth": "34", "style": "rule"},
-        "extra_info": {"index": 1, "original_question": "How many?"},
-    },
-    "jsonl": {"data_source": "mine", "prompt": "How many?", "answer": 34},
-}
-
-
-@pytest.mark.parametrize("name", sorted(CATALOGUE))
-def test_every_entry_converts_a_row_of_its_set(name):
-    entry = CATALOGUE[name]
-    made = verl_row(ROWS[name], question_of(ROWS[name], entry), entry, "test", 5, 9)
-    assert problem_of(made) is None
-    assert made["reward_model"] == {"style": "rule", "ground_truth": "34"}
-    assert "How many?" in made["prompt"][-1]["content"]
+def test_a_row_of_ones_own():
+    entry = CATALOGUE["jsonl"]
+    row = {"data_source": "mine", "prompt": "How many?", "answer": 34}
+    made = verl_row(row, question_of(row, entry), entry, "test", 5, 9)
+    assert problem_of(made) is None and made["reward_model"] == {"style": "rule", "ground_truth": "34"}
     assert (made["extra_info"]["index"], made["extra_info"]["source_row"]) == (5, 9)
-    assert set(json.loads(made["extra_info"]["metadata"])) == {key for key in entry.extra if key in ROWS[name]}
     assert set(made) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}
 
 

@@ -25,6 +25,17 @@ for _ in range(9):
         time.sleep(9)
 time.sleep(9)
 """
+# memory that is no process's: anonymous files, System V segments, a tmpfs in a user namespace of one's own
+HIDDEN_MEMORY = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def outcome(result):
+    print(result if result >= 0 else "refused" if ctypes.get_errno() == 1 else ctypes.get_errno())
+outcome(libc.memfd_create(b"x", 0))
+outcome(libc.shmget(0, 1 << 20, 0o1600))
+outcome(libc.unshare(0x10020000))
+outcome(libc.syscall({"x86_64": 56, "aarch64": 220}[os.uname().machine], 0x10000011, 0, 0, 0, 0))
+"""
 MANY_FILES = """
 try:
     for n in range(10**6):
@@ -156,6 +167,17 @@ except OSError as error:
     print(error.errno)
 """
     assert run(sandbox, source).stdout.split() == ["-1", "-1", "0" * 16, "13"]
+
+
+def test_no_memory_outside_the_limits(sandbox):
+    report = run(sandbox, HIDDEN_MEMORY)
+    assert (report.status, report.stdout.split()) == ("ok", ["refused"] * 4)
+
+
+def test_processes_and_threads_still_work(sandbox):
+    source = "import subprocess, sys, threading\nthread = threading.Thread(target=print, args=(1,))\nthread.start()\n"
+    source += "thread.join()\nprint(subprocess.check_output([sys.executable, '-c', 'print(2)'], text=True))"
+    assert run(sandbox, source).stdout.split() == ["1", "2"]
 
 
 def test_what_a_case_leaves_is_gone_in_the_next(sandbox):

@@ -90,6 +90,8 @@ def respond(plan: Plan, tasks: list[Task], logs: Path) -> Generator[Response, No
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     waiting, results = context.Queue(), context.Queue()
+    # A few beyond what runs, so that a finished response is replaced at once; but not another engine's share.
+    held = min(plan.engine.max_num_seqs + 8, -(-len(tasks) // len(settings)))
     for item in (*tasks, *[None] * len(settings)):
         waiting.put(item)
     workers = []
@@ -97,7 +99,7 @@ def respond(plan: Plan, tasks: list[Task], logs: Path) -> Generator[Response, No
     try:
         for rank, environment in enumerate(settings):
             log = logs / f"worker_{rank}.log"
-            arguments = (plan, environment, log, waiting, results, os.getpid())
+            arguments = (plan, environment, held, log, waiting, results, os.getpid())
             workers.append((context.Process(target=_work, args=arguments, name=f"worker {rank}"), log))
             workers[-1][0].start()
         while left:
@@ -125,7 +127,7 @@ def _check(workers: list) -> None:
             )
 
 
-def _work(plan: Plan, environment: dict[str, str], log: Path, waiting, results, parent: int) -> None:
+def _work(plan: Plan, environment: dict[str, str], held: int, log: Path, waiting, results, parent: int) -> None:
     """A worker's whole life. What it prints, and a failure's traceback, go to its log."""
     _end_with(parent)
     with open(log, "w") as file:
@@ -139,7 +141,7 @@ def _work(plan: Plan, environment: dict[str, str], log: Path, waiting, results, 
     }.items():
         os.environ.setdefault(name, value)
     try:
-        _serve(plan, "CUDA_VISIBLE_DEVICES" not in environment, waiting, results)
+        _serve(plan, "CUDA_VISIBLE_DEVICES" not in environment, held, waiting, results)
     except BaseException:
         traceback.print_exc()
         raise
@@ -156,7 +158,7 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _serve(plan: Plan, on_cpu: bool, waiting, results) -> None:
+def _serve(plan: Plan, on_cpu: bool, held: int, waiting, results) -> None:
     if on_cpu:
         for name, value in {
             "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
@@ -184,8 +186,7 @@ def _serve(plan: Plan, on_cpu: bool, waiting, results) -> None:
     running: dict[str, Task] = {}
     more = True
     while more or running:
-        # A few beyond what runs, so that a finished response is replaced at once.
-        while more and len(running) < plan.engine.max_num_seqs + 8:
+        while more and len(running) < held:
             try:
                 task = waiting.get(block=not running)
             except queue.Empty:
