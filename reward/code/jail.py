@@ -126,7 +126,7 @@ def forbid_calls() -> None:
     ]  # its flags are out of sight; libraries fall back to clone
     code += [(equal, 1, 0, CLONE[here]), (give, 0, 0, allow)]
     code += [(load, 0, 0, 16), (any_bit, 0, 1, 0x7E020000), (give, 0, 0, refuse), (give, 0, 0, allow)]  # CLONE_NEW*
-    program = Program(len(code), (Instruction * len(code))(*code))
+    program = Program(len(code), (Instruction * len(code))(*(Instruction(*line) for line in code)))
     if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
         raise OSError(ctypes.get_errno(), "seccomp filter")
 
