@@ -5,9 +5,12 @@ import re
 OPEN, CLOSE = "<think>", "</think>"
 TAIL = 16_000  # characters at the end that are looked at; an answer is not longer, a runaway response is
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# Repetitions are bounded and tags do not run across each other, so that no text takes time beyond its length.
+TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-_LABEL = re.compile(r"\banswer[ \t]*(?:\*\*)?[ \t]*:[ \t]*(?:\*\*)?[ \t]*\n?[ \t]*(\S[^\n]*)", re.IGNORECASE)
+_LABEL = re.compile(
+    r"\banswer[ \t]{0,8}(?:\*\*)?[ \t]{0,8}:[ \t]{0,8}(?:\*\*)?[ \t]{0,8}\n?[ \t]{0,8}(\S[^\n]*)", re.IGNORECASE
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?")
 
 
@@ -25,18 +28,18 @@ def answer_region(response: str) -> str:
     return final_part(response)[-TAIL:]
 
 
-def _closing(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one before `start`; escaped braces do not count."""
-    depth, index = 1, start
+def _closings(text: str) -> dict[int, int]:
+    """Places of closing braces by those of the opening ones; escaped braces do not count."""
+    open_places, found, index = [], {}, 0
     while index < len(text):
         if text[index] == "\\":
-            index += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if depth == 0:
-            return index
+            index += 1
+        elif text[index] == "{":
+            open_places.append(index)
+        elif text[index] == "}" and open_places:
+            found[open_places.pop()] = index
         index += 1
-    return None
+    return found
 
 
 def last_boxed(text: str) -> tuple[int, str | None] | None:
@@ -44,14 +47,15 @@ def last_boxed(text: str) -> tuple[int, str | None] | None:
     matches = list(_BOX.finditer(text))
     if not matches:
         return None
+    closings = _closings(text)
     last = matches[-1]
     # a box in a box: the outer one is the answer
     for match in matches:
-        if match[1] and (end := _closing(text, match.end())) is not None and match.start() < last.start() < end:
+        if match[1] and match.start() < last.start() < closings.get(match.start(1), -1):
             last = match
             break
     if last[1]:
-        end = _closing(text, last.end())
+        end = closings.get(last.start(1))
         return last.start(), None if end is None else text[last.end() : end].strip()
     word = re.match(r"\S+", text[last.end() :])
     return last.start(), word[0].strip("$.") if word else None
@@ -65,7 +69,7 @@ def final_answer(response: str) -> str | None:
     """
     text = answer_region(response)
     found: list[tuple[int, str | None]] = [
-        (match.start(1), match[1].strip()) for pattern in (_TAG, _HASHES, _LABEL) for match in pattern.finditer(text)
+        (match.start(1), match[1].strip()) for pattern in (TAG, _HASHES, _LABEL) for match in pattern.finditer(text)
     ]
     if (box := last_boxed(text)) is not None:
         found.append(box)

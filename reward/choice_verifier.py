@@ -9,15 +9,17 @@ from reward.verdict import RIGHT, WRONG, Verdict
 
 _WRAPPED = re.compile(r"^\W*(?:\\text(?:bf)?\{)?\W*(?:option|choice)?\s*\(?\[?([A-Z])(?![A-Za-z])", re.IGNORECASE)
 _SAID = re.compile(
-    r"\b(?:answer|choice|option)\b(?:\s+is)?(?:\s+therefore)?\s*:?\s*\(?\**\\?\(?([A-Z])\b(?!\s+[a-z])", re.IGNORECASE
+    r"\b(?:answer|choice|option)\b(?:\s{1,8}is)?(?:\s{1,8}therefore)?\s{0,8}:?\s{0,8}\(?\*{0,4}\\?\(?([A-Z])\b(?!\s+[a-z])",
+    re.IGNORECASE,
 )
+LONGEST = 200  # characters of an answer that names a letter
 _ALONE = re.compile(r"^\W*([A-Z])\W*$")
 
 
 def chosen_letter(response: str) -> str | None:
     """The letter of the last answer form (``\\boxed{B}``, ``Answer: (B)``, ``the answer is B``), or of a last line
     that is nothing else; upper case; None where no letter is chosen."""
-    if (answer := final_answer(response)) is not None and (match := _WRAPPED.match(answer)):
+    if (answer := final_answer(response)) is not None and (match := _WRAPPED.match(answer[:LONGEST])):
         return match[1].upper()
     text = answer_region(response)
     if said := _SAID.findall(text):

@@ -9,8 +9,8 @@ from typing import Any
 from reward.answer_region import answer_region
 from reward.verdict import RIGHT, WRONG, Verdict
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+_CALL = re.compile(r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>", re.DOTALL)
+_FENCE = re.compile(r"```(?:json)?[ \t]{0,8}\n(.*?)```", re.DOTALL)
 
 
 def _constant(name: str) -> Any:

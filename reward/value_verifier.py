@@ -9,13 +9,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from reward.answer_region import answer_region, final_answer
+from reward.answer_region import TAG, answer_region, final_answer
 from reward.json_verifier import equal, loads
 from reward.math_verifier import MathVerifier
 from reward.verdict import RIGHT, WRONG, Verdict
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"```(?:json|python)?[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```(?:json|python)?[ \t]{0,8}\n(.*?)```", re.DOTALL)
 _BARE_LIST = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -56,7 +55,7 @@ def canonical(value: Any, case: bool = False) -> Any:
 def given_text(response: str) -> str:
     """The last ``<answer>``, else the last fenced block, else another form of a final answer, else the whole region."""
     text = answer_region(response)
-    if tags := _TAG.findall(text):
+    if tags := TAG.findall(text):
         text = tags[-1]
     if blocks := _FENCE.findall(text):
         return blocks[-1]

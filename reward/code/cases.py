@@ -16,7 +16,7 @@ from typing import Any
 from reward.answer_region import final_part
 
 MAX_SOURCE = 100_000  # characters
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```[ \t]{0,8}(?:python3?|py)?[ \t]{0,8}\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
