@@ -13,7 +13,7 @@ from torch import Tensor
 from probe import state
 from probe.domain import DomainProbe
 from probe.estimators import Estimator, make_estimator
-from probe.metrics import prediction_scores
+from probe.metrics import calibration_metrics, prediction_scores
 from probe.pairing import sibling_mean
 from probe.settings import FeatureLayout, ProbeSettings
 from probe.window import newest_groups
@@ -112,6 +112,7 @@ class ProbeBank:
         }
         scored_R = good_R & before.value_R.isfinite()
         metrics |= prediction_scores(before.value_R[scored_R], target_R[scored_R], before.constant_R[scored_R])
+        metrics |= calibration_metrics(before.value_R[scored_R], target_R[scored_R])
         start = time.perf_counter()
         for index, probe in enumerate(self.probes):
             rows = (good_R & (domain_R == index)).nonzero().squeeze(1)

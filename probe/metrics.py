@@ -56,6 +56,19 @@ def prediction_scores(value_R: Tensor, target_R: Tensor, constant_R: Tensor) -> 
     }
 
 
+def calibration_metrics(value_R: Tensor, target_R: Tensor, bins: int = 5) -> dict[str, float]:
+    """The calibration curve of one step as numbers that a tracker can keep; {} with fewer than two rows per bin.
+
+    calibration_value_1 ... and calibration_target_1 ...: mean prediction and mean target of each fifth of the rows, by
+    prediction. A step's bins are noisy; their means over steps are not.
+    """
+    if len(value_R) < 2 * bins:
+        return {}
+    curve = calibration_curve(value_R, target_R, bins)
+    columns = {"value": curve.value_B.tolist(), "target": curve.target_B.tolist()}
+    return {f"calibration_{name}_{bin + 1}": column[bin] for name, column in columns.items() for bin in range(bins)}
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Of B bins of equal count, by value: mean value, mean target, the target's standard error, rows."""

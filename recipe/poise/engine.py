@@ -7,9 +7,12 @@ Shapes: R rows of a micro-batch, T its tokens (packed), L padded length, D hidde
 """
 
 import time
+from contextlib import contextmanager
 from functools import partial
 
 import torch
+import verl.utils.model
+from transformers import AutoModelForTokenClassification
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
@@ -130,6 +133,30 @@ class PoiseCpuFSDPEngine(CpuFSDPMixin, PoiseFSDPEngine):
     """The policy on a CPU."""
 
 
+def load_value_model(local_path, torch_dtype, model_config, trust_remote_code):
+    """verl's `load_valuehead_model`, with the attention that the config names: verl's asks for FlashAttention in so
+    many words and ignores ``override_config``."""
+    return AutoModelForTokenClassification.from_pretrained(
+        local_path, dtype=torch_dtype, config=model_config, trust_remote_code=trust_remote_code,
+        attn_implementation=model_config._attn_implementation,
+    )  # fmt: skip
+
+
+@contextmanager
+def configured_attention():
+    """`load_value_model` in the place where verl looks its loader up, while a value model is built."""
+    original = verl.utils.model.load_valuehead_model
+    verl.utils.model.load_valuehead_model = load_value_model
+    try:
+        yield
+    finally:
+        verl.utils.model.load_valuehead_model = original
+
+
 @EngineRegistry.register(model_type="value_model", backend=["fsdp2"], device="cpu")
 class CpuValueEngine(CpuFSDPMixin, FSDPEngineWithValueHead):
     """verl's value model on a CPU, for PPO."""
+
+    def _build_module(self):
+        with configured_attention():
+            return super()._build_module()

@@ -115,6 +115,37 @@ def test_costs_are_those_of_the_crossing(tmp_path):
     assert summary.cost_of(methods[1], 0.7).reached == 0
 
 
+def test_costs_are_compared_seed_by_seed(tmp_path):
+    """The baseline's run of the same seed sets the accuracy; half of the seeds would never reach a mean of all."""
+    runs = []
+    for seed, (mine, its) in enumerate(((0.6, 0.4), (0.8, 0.6), (0.5, 0.6))):
+        for name, final, seconds in (("fast", mine, 10.0), ("dapo", its, 20.0)):
+            path = write_jsonl(tmp_path / f"{name}_s{seed}/metrics.jsonl", steps_of(final, seconds=seconds))
+            runs.append(read_run(f"{name}={path.parent}"))
+    fast, dapo = summary.group(runs)
+    found = summary.relative_cost(fast, dapo)
+    assert (found.reached, found.seeds) == (2, 3)
+    # to 0.4 on the way to 0.6: half of 80 s, over 160 s; to 0.6 on the way to 0.8: two thirds
+    assert (found.seconds.low, found.seconds.high) == pytest.approx((0.25, 1 / 3))
+    assert found.tokens.mean == pytest.approx((1 / 2 + 2 / 3) / 2)
+    main(["report", *(str(run.path) for run in runs), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/report.md").read_text()
+    assert "fast reached dapo's final accuracy in 29% of its seconds (2 of 3 seeds, 25% to 33%)" in text
+    other = [read_run(f"fast={write_jsonl(tmp_path / 'alone.jsonl', steps_of(0.6))}")]
+    assert summary.relative_cost(summary.group(other)[0], dapo) is None
+
+
+def test_calibration_is_the_mean_of_late_steps(tmp_path):
+    steps = steps_of(0.5)
+    for step in range(1, 9):
+        for bin in range(1, 6):
+            steps[step][f"poise/calibration_value_{bin}"] = bin / 5
+            steps[step][f"poise/calibration_target_{bin}"] = bin / 5 + (0.5 if step < 5 else 0.01 * (-1) ** step)
+    curve = measures.calibration(read_run(str(write_jsonl(tmp_path / "c.jsonl", steps))))
+    assert curve.x == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and curve.y == pytest.approx(curve.x)
+    assert not len(measures.calibration(read_run(str(write_jsonl(tmp_path / "n.jsonl", steps_of(0.5))))).x)
+
+
 def test_bands_end_with_the_shortest_run():
     curves = [measures.Curve(np.arange(5.0), np.arange(5.0)), measures.Curve(np.arange(3.0), np.arange(3.0) + 1)]
     found = summary.band(curves)
@@ -165,8 +196,16 @@ def test_what_keeps_runs_from_being_compared_is_said(tmp_path):
         "long: one seed, so no spread",
     ):
         assert text in said, said
-    assert main(["report", *paths, "--out", str(tmp_path / "report"), "--baseline", "none"]) == 0
+    empty = tmp_path / "crashed_s0/logs"  # before its first step
+    empty.mkdir(parents=True)
+    preflight = tmp_path / "long_s0/logs/attempt_1/preflight.txt"
+    preflight.parent.mkdir(parents=True)
+    preflight.write_text("pass  host versions         python 3.11, verl 0.9.1\n")
+    command = ["report", *paths, str(empty.parent), "--out", str(tmp_path / "report"), "--baseline", "none"]
+    assert main(command) == 0
     text = (tmp_path / "report/report.md").read_text()
+    assert f"not in the report: {empty.parent}: no metrics.jsonl" in text
+    assert "- versions of long_s0: python 3.11, verl 0.9.1" in text
     assert "last attempt: crashed" in text and "| blind | 0 | – | – |" in text
 
 

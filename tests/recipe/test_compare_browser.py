@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -46,8 +47,11 @@ def a_run(method: str, seed: int, slope: float) -> Run:
             "advantage/zero_share": 0.1, "response_length/mean": 20.0, "poise/correlation": 0.1 * step,
             "poise/mae": 0.3, "poise/brier_skill": 0.2, "val-core/sums/acc/mean@4": 0.2 + slope * step + 0.01 * seed,
         }  # fmt: skip
+        steps[step] |= {
+            f"poise/calibration_{name}_{bin}": bin / 5 for name in ("value", "target") for bin in range(1, 6)
+        }
     config = {"algorithm": {"adv_estimator": method}, "a_rather_long_section": {"a_rather_long_setting_name": method}}
-    return Run(None, method, seed, steps, config)  # type: ignore[arg-type]
+    return Run(Path(f"{method}_s{seed}"), method, seed, steps, config)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def test_it_loads_and_fits(page, width, tmp_path):
     assert "CONSOLE" not in done.stderr, done.stderr
     scroll, inner, images, loaded = json.loads(re.search(r"<title>(\[.*?\])</title>", done.stdout)[1])
     assert inner == width and scroll <= inner, f"{scroll} px of content in a window of {inner}"
-    assert images == 4 and loaded
+    assert images == 5 and loaded
 
 
 def test_the_title_is_text(page):

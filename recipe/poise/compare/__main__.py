@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.runfile import RunFileError
 from recipe.poise.compare.matrix import cells, run_all
-from recipe.poise.compare.readers import ReadError, Run, read_run
+from recipe.poise.compare.readers import NothingLogged, ReadError, Run, read_run
 from recipe.poise.compare.report import write_report
 
 TITLE = "POISE beside other estimators"
@@ -43,33 +43,42 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def run_matrix(arguments: argparse.Namespace) -> tuple[list[Run], bool]:
-    """All runs that left something, and whether all are done."""
+def read_all(paths: list[str]) -> tuple[list[Run], list[str]]:
+    """The runs that logged a step, and what is said of the others; a path that cannot be read is an error."""
+    runs, left_out = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except NothingLogged as error:
+            left_out.append(f"not in the report: {error}")
+            print(left_out[-1], file=sys.stderr)
+    return runs, left_out
+
+
+def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
+    """The folders of all runs, and whether all are done."""
     matrix = cells(arguments.files, arguments.seeds)
-    runs, complete = [], True
+    complete = True
     print(f"{len(matrix)} runs, {sum(cell.done for cell in matrix)} of them done", flush=True)
     for number, (cell, status, seconds) in enumerate(run_all(matrix, arguments.override, arguments.retry), 1):
         complete &= status == 0
         what = "done" if status == 0 else f"ended with status {status}; the same command goes on"
         print(f"[{number}/{len(matrix)}] {cell.root.name}: {what} ({seconds / 60:.1f} min)", flush=True)
-        try:
-            runs.append(read_run(str(cell.root)))
-        except ReadError as error:
-            print(f"not in the report: {error}", file=sys.stderr)
-    return runs, complete
+    return [str(cell.root) for cell in matrix], complete
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         if arguments.command == "run":
-            runs, complete = run_matrix(arguments)
+            paths, complete = run_matrix(arguments)
         else:
-            runs, complete = [read_run(text) for text in arguments.runs], True
+            paths, complete = arguments.runs, True
+        runs, left_out = read_all(paths)
         if not runs:
             print("error: no run has logged a step", file=sys.stderr)
             return 1
-        path = write_report(runs, arguments.out, arguments.title, arguments.baseline)
+        path = write_report(runs, arguments.out, arguments.title, arguments.baseline, left_out)
     except (ReadError, RunFileError, OmegaConfBaseException, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

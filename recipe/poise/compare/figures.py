@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from recipe.poise.compare.measures import PHASES, STEP_METRICS
+from recipe.poise.compare.measures import PHASES, STEP_METRICS, calibration
 from recipe.poise.compare.summary import AXES, Band, Method, accuracy_bands, metric_bands
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
@@ -112,4 +112,23 @@ def probe_figure(methods: list[Method]) -> Figure | None:
         panel.set_title(label, fontsize=10)
         panel.set_xlabel("updates")
     panels.flat[0].legend(fontsize=8)
+    return figure
+
+
+def calibration_figure(methods: list[Method]) -> Figure | None:
+    """Mean reward of the siblings by predicted reward, a curve per run. None where no run logged it."""
+    figure, panel = plt.subplots(figsize=(5, 4.2), layout="constrained")
+    for place, method in enumerate(methods):
+        curves = [curve for run in method.runs if len((curve := calibration(run)).x)]
+        for number, curve in enumerate(curves):
+            label = method.name if number == 0 else None
+            panel.plot(curve.x, curve.y, "o-", color=COLOURS[place % len(COLOURS)], label=label, markersize=4)
+    if not panel.has_data():
+        plt.close(figure)
+        return None
+    panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    panel.set_xlabel("predicted reward, fifths of the rows")
+    panel.set_ylabel("reward of the siblings")
+    panel.grid(alpha=0.25)
+    panel.legend(fontsize=8)
     return figure

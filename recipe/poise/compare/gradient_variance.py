@@ -2,19 +2,22 @@
 
     python -m recipe.poise.compare.gradient_variance --model MODEL --data train.parquet --out DIR
 
-Many batches of the same token budget per estimator, no two of which share a rollout. The gradient of a batch is
-sum_i A_i grad log pi(y_i) / tokens, as in the on-policy step with the token mean; each rollout's score is projected
-once onto fixed random signs, so that a batch's projected gradient is a weighted sum of rows.
+MODEL is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). Many batches of the same token
+budget per estimator, no two of which share a rollout; DAPO's batches pay for the groups that it throws away. The
+gradient of a batch is sum_i A_i grad log pi(y_i) / tokens, as in the on-policy step with the token mean; each rollout's
+score is projected once onto fixed random signs, so that a batch's projected gradient is a weighted sum of rows.
 
-Printed, with 95% bootstrap intervals over batches: the variance (trace of the covariance), the squared norm of the
-mean gradient, and their ratio, which does not depend on how an estimator scales its advantages. A ratio of 1 means:
-one batch has as much noise as signal. The squared norm is corrected for the noise left in the mean.
+Told, with 95% intervals: the variance (trace of the covariance), the squared norm of the mean gradient (the signal),
+and their ratio. GRPO and DAPO divide by a group's standard deviation, which scales the gradient: the variances of such
+estimators can only be compared relative to their signals. A ratio of 1 means: one batch has as much noise as signal.
+The directions are the same for all estimators; what K directions add to the uncertainty of the absolute numbers (about
+sqrt(2 / K) of the signal) is in no interval and cancels where estimators are compared.
 """
 
 import argparse
-import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +31,13 @@ from tqdm import tqdm
 from probe.estimators import make_estimator
 from probe.pairing import sibling_mean
 from probe.settings import ProbeSettings
-from recipe.poise.compare.rollout_pool import Policy, Pool, make_pool
+from recipe.poise.compare.gradient_report import answers, write
+from recipe.poise.compare.gradient_statistics import Moments, moments
+from recipe.poise.compare.rollout_pool import REWARD, Policy, Pool, make_pool, prompt_count
+from recipe.poise.evaluate.models import resolve
+from recipe.poise.evaluate.settings import EvaluationError
 
-REWARD = "reward.reasoning_gym_verifier:compute_score"
+PER_PROMPT = 8  # rollouts in the pool
 
 
 def projected_scores(policy: Policy, pool: Pool, directions: int, seed: int) -> Tensor:
@@ -86,26 +93,33 @@ METHODS = (
 )
 
 
-def batches(pool: Pool, n: int, per_prompt: int, tokens: float, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of batches of whole groups of n, each of about `tokens` response tokens; no row twice."""
-    prompts = len(pool.ids) // per_prompt
-    order, found, current, used = [], [], [], 0.0
-    for offset in range(0, per_prompt, n):  # every pass takes other rollouts of all prompts, in another order
-        order += [np.arange(n) + offset + prompt * per_prompt for prompt in rng.permutation(prompts)]
-    length = pool.length_R.numpy()
-    for group in order:
-        current.append(group)
-        used += length[group].sum()
-        if used >= tokens:
-            found.append(np.concatenate(current))
-            current, used = [], 0.0
-    return found
+def batches(pool: Pool, n: int, tokens: float, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Passes over all prompts; of each, row numbers of batches of whole groups of n, of about `tokens` response tokens.
+
+    A pass takes rollouts that no other pass takes, and its batches share no prompt; what is left at its end is dropped.
+    """
+    prompts, length = len(pool.ids) // pool.n, pool.length_R.numpy()
+    passes = []
+    for offset in range(0, pool.n, n):
+        found: list[np.ndarray] = []
+        current: list[np.ndarray] = []
+        used = 0.0
+        for prompt in rng.permutation(prompts):
+            group = np.arange(n) + offset + prompt * pool.n
+            # the nearer of stopping before this group and after it: batches have the budget on average
+            if current and used + length[group].sum() / 2 > tokens:
+                found.append(np.concatenate(current))
+                current, used = [], 0.0
+            current.append(group)
+            used += length[group].sum()
+        passes.append(found)
+    return passes
 
 
 def gradients(method: Method, pool: Pool, score_RK: Tensor, value_R: Tensor, oracle_R: Tensor, drawn) -> np.ndarray:
     """(batches, K) projected gradients."""
-    out = []
-    for rows in drawn:
+    out = np.zeros((len(drawn), score_RK.shape[1]))
+    for place, rows in enumerate(drawn):
         index = torch.from_numpy(rows)
         group = torch.arange(len(rows)) // method.n
         reward = pool.reward_R[index]
@@ -114,32 +128,21 @@ def gradients(method: Method, pool: Pool, score_RK: Tensor, value_R: Tensor, ora
         if method.drops:
             mean = torch.bincount(group, weights=reward)[group] / method.n
             kept = (mean > 0) & (mean < 1)
-        if not kept.any():
-            out.append(np.zeros(score_RK.shape[1]))
-            continue
-        total = (advantage[kept].double().unsqueeze(1) * score_RK[index][kept].double()).sum(0)
-        out.append((total / pool.length_R[index][kept].sum()).numpy())
-    return np.array(out)
+        if kept.any():
+            total = (advantage[kept].double().unsqueeze(1) * score_RK[index][kept].double()).sum(0)
+            out[place] = (total / pool.length_R[index][kept].sum()).numpy()
+    return out
 
 
-def statistics(g_BK: np.ndarray) -> tuple[float, float, float]:
-    """Variance, squared norm of the mean (corrected for its noise), and their ratio; of the unprojected gradient."""
-    variance = float(g_BK.var(axis=0, ddof=1).mean())
-    signal = float((g_BK.mean(axis=0) ** 2).mean()) - variance / len(g_BK)
-    return variance, signal, variance / signal if signal > 0 else float("inf")
-
-
-def interval(g_BK: np.ndarray, pick: int, rng: np.random.Generator, resamples: int = 1000) -> tuple[float, float]:
-    found = [statistics(g_BK[rng.integers(0, len(g_BK), len(g_BK))])[pick] for _ in range(resamples)]
-    return tuple(np.quantile(found, [0.025, 0.975]))
-
-
-def main(args) -> None:
+def study(args: argparse.Namespace) -> Path:
+    """Everything; the report's path."""
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    policy, start = Policy(args.model, args.block, args.num_tokens), time.perf_counter()
-    fit = make_pool(policy, args.data, slice(0, args.fit_prompts), 8, args.max_tokens, args.reward)
-    pool = make_pool(policy, args.data, slice(args.fit_prompts, None), 8, args.max_tokens, args.reward)
+    if prompt_count(args.data) <= args.fit_prompts:
+        raise ValueError(f"{args.data} has {prompt_count(args.data)} prompts; --fit-prompts must leave some")
+    policy, start = Policy(str(resolve(args.model).path), args.block, args.num_tokens), time.perf_counter()
+    fit = make_pool(policy, args.data, slice(0, args.fit_prompts), PER_PROMPT, args.max_tokens, args.reward)
+    pool = make_pool(policy, args.data, slice(args.fit_prompts, None), PER_PROMPT, args.max_tokens, args.reward)
     # as in training: pairs of siblings, each the other's target
     pair = torch.arange(len(fit.ids)) // 2
     probe = make_estimator(ProbeSettings(), fit.layout, seed=args.seed)
@@ -147,55 +150,59 @@ def main(args) -> None:
     value_R = probe.predict(pool.feature_RF)
     oracle_R = sibling_mean(pool.reward_R, pool.prompt_R)  # of the seven other rollouts
     tokens = args.rollouts * float(pool.length_R.float().mean())
-    print(
-        f"{args.model}: {len(pool.ids) // 8} prompts x 8, pass rate {pool.reward_R.mean():.3f}, "
-        f"{pool.length_R.float().mean():.1f} tokens per response; probe fitted on {len(fit.ids)} rows of "
-        f"{args.fit_prompts} other prompts, correlation with the other rollouts' mean "
-        f"{np.corrcoef(value_R, oracle_R)[0, 1]:.3f}\n"
-        f"{args.directions} directions, batches of {tokens:.0f} response tokens, seed {args.seed}; "
-        f"{platform.machine()}, {os.cpu_count()} cores",
-        flush=True,
+    equal = pool.reward_R.view(-1, PER_PROMPT).std(dim=1) == 0
+    heading = (
+        f"{args.model}: {len(pool.ids) // PER_PROMPT} prompts x {PER_PROMPT}, pass rate {pool.reward_R.mean():.3f} "
+        f"({equal.float().mean():.0%} of groups of 8 have equal rewards), {pool.length_R.float().mean():.1f} tokens "
+        f"per response; probe fitted on {len(fit.ids)} rows of {args.fit_prompts} other prompts, correlation with the "
+        f"mean of the seven other rewards {np.corrcoef(value_R, oracle_R)[0, 1]:.3f}. {args.directions} directions, "
+        f"batches of {tokens:.0f} generated tokens (about {args.rollouts} rollouts), seed {args.seed}; "
+        f"{platform.machine()}, {os.cpu_count()} cores. Mean (95% bootstrap over batches)."
     )
+    print(heading, flush=True)
     score_RK = projected_scores(policy, pool, args.directions, args.seed)
-    print(
-        f"{'estimator':<26} {'batches':>7} {'variance':>10} {'signal':>10} {'variance / signal':>18}  95%", flush=True
-    )
-    results = {}
+    found: dict[str, Moments] = {}
+    counts: dict[str, int] = {}
     for method in METHODS:
-        drawn = batches(pool, method.n, 8, tokens, rng)
-        g_BK = gradients(method, pool, score_RK, value_R, oracle_R, drawn)
-        variance, signal, ratio = statistics(g_BK)
-        low, high = interval(g_BK, 2, rng)
-        variance_low, variance_high = interval(g_BK, 0, rng)
+        passes = batches(pool, method.n, tokens, rng)
+        projected = [gradients(method, pool, score_RK, value_R, oracle_R, drawn) for drawn in passes]
+        found[method.name] = moments(projected, rng)
+        counts[method.name] = sum(map(len, passes))
+        parts = found[method.name].intervals()
         print(
-            f"{method.name:<26} {len(drawn):>7} {variance:>10.3e} {signal:>10.3e} {ratio:>18.2f}  "
-            f"{low:.2f} to {high:.2f}",
+            f"{method.name:<24} {counts[method.name]:>3} batches  variance {parts['variance']:.2e}  "
+            f"signal {parts['signal']:.2e}  ratio {parts['ratio']:.1f}",
             flush=True,
         )
-        results[method.name] = {
-            "batches": len(drawn), "variance": variance, "variance_95": [variance_low, variance_high],
-            "signal": signal, "ratio": ratio, "ratio_95": [low, high],
-        }  # fmt: skip
+    print("\n".join(answers(found)))
     print(f"{time.perf_counter() - start:.0f} s")
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        settings = {key: str(value) for key, value in vars(args).items()}
-        (args.out / "gradient_variance.json").write_text(
-            json.dumps({"settings": settings, "results": results}, indent=2)
-        )
+    return write(found, counts, {"heading": heading, "settings": {k: str(v) for k, v in vars(args).items()}}, args.out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        print(f"report: {study(parser().parse_args(argv))}")
+    except (ValueError, EvaluationError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", required=True, help="model folder, or a checkpoint of verl")
+    options.add_argument("--data", type=Path, required=True, help="parquet in verl's schema")
+    options.add_argument("--reward", default=REWARD)
+    options.add_argument("--fit-prompts", type=int, default=512, help="the first ones, for the probe")
+    options.add_argument("--rollouts", type=int, default=256, help="of mean length, in a batch")
+    options.add_argument("--max-tokens", type=int, default=64)
+    options.add_argument("--directions", type=int, default=64)
+    options.add_argument("--block", type=float, default=19 / 36)
+    options.add_argument("--num-tokens", type=int, default=10)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, required=True)
+    return options
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="model folder")
-    parser.add_argument("--data", type=Path, required=True, help="parquet in verl's schema")
-    parser.add_argument("--reward", default=REWARD)
-    parser.add_argument("--fit-prompts", type=int, default=512, help="the first ones, for the probe")
-    parser.add_argument("--rollouts", type=int, default=256, help="of mean length, in a batch")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--directions", type=int, default=64)
-    parser.add_argument("--block", type=float, default=19 / 36)
-    parser.add_argument("--num-tokens", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    main(parser.parse_args())
+    sys.exit(main())

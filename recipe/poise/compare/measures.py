@@ -9,6 +9,7 @@ import numpy as np
 from recipe.poise.compare.readers import Run
 
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?:acc|reward)/mean@(?P<n>\d+)")
+CALIBRATION_BINS = 5  # `probe.metrics.calibration_metrics`
 PHASES = ("gen", "reward", "old_log_prob", "ref", "values", "adv", "update_critic", "update_actor", "update_weights")
 # per-step metrics whose mean over the run is told; the first name that a run has counts
 STEP_METRICS = {
@@ -56,6 +57,11 @@ def series(run: Run, names: Iterable[str]) -> Curve:
     return Curve(np.empty(0), np.empty(0))
 
 
+def metric_names(run: Run) -> set[str]:
+    """Every metric that some step has."""
+    return {name for values in run.steps.values() for name in values}
+
+
 def update_steps(run: Run) -> list[int]:
     """Steps in which the policy was updated (a validation before training is logged as step 0)."""
     return [
@@ -65,7 +71,7 @@ def update_steps(run: Run) -> list[int]:
 
 def accuracy(run: Run) -> Curve:
     """Validation accuracy over updates: the plain mean over data sources, where a step has all of them."""
-    names = sorted({name for values in run.steps.values() for name in values if VALIDATION.fullmatch(name)})
+    names = sorted(name for name in metric_names(run) if VALIDATION.fullmatch(name))
     points = [
         (step, np.mean([values[name] for name in names]))
         for step, values in sorted(run.steps.items())
@@ -76,7 +82,7 @@ def accuracy(run: Run) -> Curve:
 
 def protocol(run: Run) -> str:
     """What the accuracy is an average of, for instance avg@4 of 2 sources; "" without validation."""
-    names = {name for values in run.steps.values() for name in values}
+    names = metric_names(run)
     found = sorted({match["n"] for name in names if (match := VALIDATION.fullmatch(name))})
     sources = {match["source"] for name in names if (match := VALIDATION.fullmatch(name))}
     return f"avg@{'/'.join(found)} of {len(sources)} sources" if found else ""
@@ -107,7 +113,7 @@ def generated_tokens(run: Run) -> tuple[Curve, bool]:
 
 
 def wall_clock(run: Run) -> Curve:
-    """Cumulative seconds in training steps over updates; validation, saving and starting up are not in it."""
+    """Cumulative seconds in training steps over updates, saving included; validation and starting up are not in it."""
     total, points = 0.0, []
     for step in update_steps(run):
         total += run.steps[step].get("timing_s/step", np.nan)
@@ -148,6 +154,22 @@ def baseline_seconds(run: Run) -> dict[str, float]:
     if len(discarded) and discarded.sum() and len(gen := series(run, ["timing_s/gen"]).y):
         cost["discarded generation"] = float(gen.mean() * discarded.sum() / generated.sum())
     return cost
+
+
+def calibration(run: Run) -> Curve:
+    """Mean reward of the siblings beside the mean prediction, by fifths of the rows, over the second half of the
+    updates. Empty where the probe's bins were not logged, or the probe never predicted."""
+    steps = update_steps(run)
+    late = [run.steps[step] for step in steps[len(steps) // 2 :]]
+    points = []
+    for bin in range(1, CALIBRATION_BINS + 1):
+        names = (f"poise/calibration_value_{bin}", f"poise/calibration_target_{bin}")
+        both = [[values[name] for name in names] for values in late if all(name in values for name in names)]
+        if not both:
+            return Curve(np.empty(0), np.empty(0))
+        points.append(np.mean(both, axis=0))
+    x, y = np.array(points).T
+    return Curve(x, y)
 
 
 @dataclass(frozen=True)

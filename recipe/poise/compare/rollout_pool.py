@@ -5,10 +5,13 @@ Sampling is transformers' own, at temperature 1: these studies need a fixed chec
 
 import asyncio
 import inspect
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +21,8 @@ from probe import FeatureLayout
 from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
 from recipe.poise.evaluate.scoring import load_reward, verdict_of
 from recipe.poise.signals import DEFAULT_SIGNALS, compute_signals
+
+REWARD = "reward.reasoning_gym_verifier:compute_score"
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Pool:
     feature_RF: Tensor
     prompt_R: Tensor
     layout: FeatureLayout
+    n: int
 
 
 class Policy:
@@ -48,6 +54,7 @@ class Policy:
         self.capture = HiddenStateCapture(find_blocks(self.model, layers)[resolve_block(block, layers)], num_tokens)
         self.end_think = self.tokenizer.convert_tokens_to_ids("</think>")
         self.pad = self.tokenizer.pad_token_id
+        self.capture_seconds = 0.0  # what capture added to the passes so far: spans, the hook, the signals
 
     def batch(self, ids: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Token ids and mask (R, L), padded on the right."""
@@ -63,20 +70,25 @@ class Policy:
     @torch.no_grad()
     def features(self, ids: list[Tensor], lengths: list[int], limit: int) -> Tensor:
         """(R, F): prompt state, response state, the default signals, of one forward pass."""
+        start, hook = time.perf_counter(), self.capture.seconds
         offsets = torch.tensor([0, *torch.tensor([len(row) for row in ids]).cumsum(0).tolist()])
         flat = torch.cat(ids)
         spans = token_spans(flat, offsets, torch.tensor(lengths), self.end_think)
         ids_RL, mask_RL = self.batch(ids)
         self.capture.arm(spans, ids_RL.shape[1])
+        before = time.perf_counter() - start
         log_prob, logits = self.log_probs(ids_RL, mask_RL)
+        hook = self.capture.seconds - hook
         states = self.capture.take()
         log_p = logits.log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         rows = [(entropy[i, : len(row)], log_prob[i, : len(row) - 1]) for i, row in enumerate(ids)]
+        start = time.perf_counter()
         signals = compute_signals(
             DEFAULT_SIGNALS, spans, torch.cat([e for e, _ in rows]),
             torch.cat([torch.cat([p, p.new_zeros(1)]) for _, p in rows]), flat, (self.tokenizer.eos_token_id,), limit,
         )  # fmt: skip
+        self.capture_seconds += before + hook + time.perf_counter() - start
         return torch.cat([*states, signals], dim=1).float()
 
     @torch.no_grad()
@@ -112,8 +124,13 @@ def _score(function, rows: list[dict], texts: list[str]) -> list[float]:
     return asyncio.run(everything())
 
 
-def make_pool(policy: Policy, data: Path, prompts: slice, n: int, limit: int, reward: str) -> Pool:
-    """Sample, score and capture the prompts of a parquet file in verl's schema."""
+def prompt_count(data: Path) -> int:
+    """Rows of a parquet file."""
+    return pyarrow.parquet.read_metadata(data).num_rows
+
+
+def make_pool(policy: Policy, data: Path, prompts: slice | np.ndarray, n: int, limit: int, reward: str) -> Pool:
+    """Sample, score and capture prompts (by row number) of a parquet file in verl's schema."""
     table = pd.read_parquet(data).iloc[prompts]
     rows = table.to_dict("records")
     tokens = [
@@ -133,5 +150,5 @@ def make_pool(policy: Policy, data: Path, prompts: slice, n: int, limit: int, re
     layout = FeatureLayout(("prompt", "response", *DEFAULT_SIGNALS), (hidden, hidden, *[1] * len(DEFAULT_SIGNALS)))
     return Pool(
         ids, torch.tensor(lengths), torch.tensor(scores), torch.cat(features).cpu(),
-        torch.arange(len(rows)).repeat_interleave(n), layout,
+        torch.arange(len(rows)).repeat_interleave(n), layout, n,
     )  # fmt: skip

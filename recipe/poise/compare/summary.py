@@ -17,7 +17,7 @@ AXES = {
 }
 POINTS = 200
 # where runs are, or what differs by design between seeds
-UNINTERESTING = ("seed", "path", "dir", "files", "experiment_name", "_target_", "hydra")
+UNINTERESTING = ("seed", "path", "dir", "files", "experiment_name", "model_name", "_target_", "hydra")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,35 @@ def cost_of(method: Method, level: float) -> Cost:
     return Cost(updates, seconds, tokens, updates.count if updates else 0, len(method.runs))
 
 
+@dataclass(frozen=True)
+class Relative:
+    """What it cost to reach the final accuracy of the baseline's run of the same seed, over what that run paid until it
+    first was there; over the seeds that reached it, `reached` of the `seeds` that both have."""
+
+    updates: Spread | None
+    seconds: Spread | None
+    tokens: Spread | None
+    reached: int
+    seeds: int
+
+
+def relative_cost(method: Method, baseline: Method) -> Relative | None:
+    """None where no seed is known to be in both: the same seed is the same model, data and prompts, another is not."""
+    theirs = {run.seed: run for run in baseline.runs if run.seed is not None}
+    pairs = [(run, theirs[run.seed]) for run in method.runs if run.seed in theirs]
+    pairs = [(mine, its) for mine, its in pairs if len(measures.accuracy(its).y)]
+    if not pairs:
+        return None
+    shares: dict[str, list[float | None]] = {axis: [] for axis in AXES}
+    for mine, its in pairs:
+        level = float(measures.accuracy(its).y[-1])
+        for axis, curve in AXES.items():
+            cost, reference = curve(mine).first(level), curve(its).first(level)
+            shares[axis].append(cost / reference if cost is not None and reference else None)
+    updates, seconds, tokens = (Spread.of(values) for values in shares.values())
+    return Relative(updates, seconds, tokens, updates.count if updates else 0, len(pairs))
+
+
 def target_level(methods: list[Method], baseline: str | None) -> tuple[float, str] | None:
     """The accuracy that costs are compared at, and what it is: the baseline's final mean, else the lowest of the
     methods' final means, which all reach. None where nothing was validated."""
@@ -172,6 +201,8 @@ def notes(methods: list[Method]) -> list[str]:
                 found.append(f"{where}: generated tokens are not known; it is in no curve over tokens")
             elif not item.tokens_exact:
                 found.append(f"{where}: generated tokens are estimated (rows x mean length)")
+            if "poise/correlation" in measures.metric_names(run) and not len(measures.calibration(run).x):
+                found.append(f"{where}: the probe's calibration was not logged; it is in no calibration curve")
         if len(method.runs) == 1:
             found.append(f"{method.name}: one seed, so no spread")
         duplicates = [run.seed for run in method.runs if run.seed is not None]
