@@ -33,7 +33,7 @@ def locate(source: str, name: str, patterns: dict[str, tuple[str, ...]], revisio
     if path.is_file():
         return path.parent, {_split_of(path, tuple(patterns)): [path]}
     if not path.exists():
-        path = _download(source, patterns, revision)
+        path = _download(source, name, patterns, revision)
     found = {split: _matching(path, split, name, wanted) for split, wanted in patterns.items()}
     if missing := [split for split, files in found.items() if not files]:
         raise DataError(
@@ -63,7 +63,7 @@ def _split_of(file: Path, splits: tuple[str, ...]) -> str:
     return named[0] if named else splits[0]
 
 
-def _download(source: str, patterns: dict[str, tuple[str, ...]], revision: str | None) -> Path:
+def _download(source: str, name: str, patterns: dict[str, tuple[str, ...]], revision: str | None) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         raise DataError(f"{source}: no such file or folder, and no hub id (owner/name) either")
     wanted = [pattern for files in patterns.values() for pattern in files]
@@ -72,7 +72,8 @@ def _download(source: str, patterns: dict[str, tuple[str, ...]], revision: str |
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise DataError(
             f"{source}: not to be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            f"Without network, fetch {', '.join(wanted)} of the data set elsewhere and name the folder: --source DIR"
+            f"Without network, fetch {', '.join(wanted)} of it elsewhere, then: "
+            f"python -m recipe.poise.data {name} --source DIR --out DATA"
         ) from error
 
 
