@@ -165,7 +165,7 @@ def preflight(path: str, overrides: tuple[str, ...], logs: Path | None) -> None:
     from launch import preflight as checks
 
     start = time.monotonic()
-    run = RunFile.from_json(Path(path).read_text()) if path.endswith(".json") else read(path, overrides)
+    run = read_spec(Path(path)) if path.endswith(".json") else read(path, overrides)
     if os.environ.get("RAY_ADDRESS"):
         found = checks.cluster_checks(run)
     else:
@@ -210,7 +210,7 @@ spec_option = click.option("--run", "spec", type=Path, required=True, help="run.
 
 
 def read_spec(spec: Path) -> RunFile:
-    return RunFile.from_json(spec.read_text())
+    return RunFile.from_json(spec.read_text(), spec)
 
 
 @cli.command(hidden=True)

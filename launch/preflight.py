@@ -47,7 +47,7 @@ def table(checks: list[Check]) -> str:
     width = max((len(f"{item.node} {item.name}") for item in checks), default=0)
     lines = [f"{'pass' if c.ok else 'FAIL'}  {f'{c.node} {c.name}':<{width}}  {c.found}" for c in checks]
     failed = [item for item in checks if not item.ok]
-    lines += ["", *(f"{item.node} {item.name}: {item.remedy}" for item in failed)]
+    lines += ["", *dict.fromkeys(f"{item.node} {item.name}: {item.remedy}" for item in failed)]
     lines.append(f"{len(failed)} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
     return "\n".join(lines)
 

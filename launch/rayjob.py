@@ -154,4 +154,4 @@ def run_from_environment() -> RunFile:
     """In the job: the run that was submitted."""
     if SPEC not in os.environ:
         raise RunFileError(f"{SPEC} is not set: this is the command that `launch ray` has the cluster run")
-    return RunFile.from_json(os.environ[SPEC])
+    return RunFile.from_json(os.environ[SPEC], f"${SPEC}")

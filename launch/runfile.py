@@ -234,8 +234,12 @@ class RunFile(Section):
         return re.sub(rf"{re.escape(json.dumps(str(ROOT))[1:-1])}(?=/({code})/)", PROJECT, self.to_json())
 
     @classmethod
-    def from_json(cls, text: str) -> "RunFile":
-        return cls.model_validate_json(text.replace(PROJECT, json.dumps(str(ROOT))[1:-1]))
+    def from_json(cls, text: str, where: Path | str = "run.json") -> "RunFile":
+        """Raises RunFileError where it is cut short, or of another version of this project."""
+        try:
+            return cls.model_validate_json(text.replace(PROJECT, json.dumps(str(ROOT))[1:-1]))
+        except ValidationError as error:
+            raise _run_file_error(where, error) from error
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
@@ -278,7 +282,11 @@ def load(path: Path | str) -> RunFile:
     try:
         return RunFile.model_validate(values)
     except ValidationError as error:
-        raise RunFileError(f"{path}:\n" + "\n".join(_explain(item) for item in error.errors())) from error
+        raise _run_file_error(path, error) from error
+
+
+def _run_file_error(where: Path | str, error: ValidationError) -> RunFileError:
+    return RunFileError(f"{where}:\n" + "\n".join(_explain(item) for item in error.errors()))
 
 
 def _explain(item) -> str:

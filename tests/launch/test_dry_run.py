@@ -157,6 +157,7 @@ def test_skypilot(run, tmp_path, shellcheck):
         (["ray", "cpu_poise", "--address", "head:8265"], "give the dashboard's, http://HOST:8265"),
         (["ray", "cpu_poise", "--address", "http://head:abc"], "give the dashboard's, http://HOST:8265"),
         (["preflight", "no_such.json"], "no_such.json"),
+        (["address", "--run", "pyproject.toml"], "pyproject.toml:\n  run file: Invalid JSON"),
         (["wait", "--address", "head", "--nodes", "1", "--devices", "1"], "want HOST:PORT"),
         (["wait", "--address", "127.0.0.1:9", "--nodes", "1", "--devices", "1", "--timeout", "1"], "did not answer"),
     ],

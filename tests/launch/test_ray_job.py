@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
 
 from launch.node import wait_for_port
 from launch.runfile import ROOT, load
@@ -42,6 +44,23 @@ def submit(path, address: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
 
 
+def interrupt(path, address: str, answer: str) -> tuple[int, str]:
+    """Ctrl-C once the job is in its first step: exit status and output."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", "ray", str(path), "--address", address], cwd=ROOT,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    before = ""
+    while "payload: step" not in before:
+        line = process.stdout.readline()
+        assert line, before
+        before += line
+    process.send_signal(signal.SIGINT)
+    after, _ = process.communicate(answer + "\n", timeout=100)
+    return process.returncode, before + after
+
+
 def test_a_job_is_followed_and_its_status_returned(cluster, write_run, payload_folder):
     settings = {"interface": "lo", "ports": {"base": BASE}, "preflight": {"at_start": False}}
     done = submit(write_run("good", **settings, overrides={"+payload.seconds": 0}), cluster)
@@ -49,6 +68,20 @@ def test_a_job_is_followed_and_its_status_returned(cluster, write_run, payload_f
     assert "payload: step 8" in done.stdout and "not sent: " in done.stdout and "WANDB_API_KEY" in done.stdout
     attempts = json.loads((payload_folder / "runs/good/attempts.json").read_text())["attempts"]
     assert [item["outcome"] for item in attempts] == ["done"]
+
+    # Ctrl-C asks: the job goes on, or is stopped
+    path = write_run("long", **settings, overrides={"+payload.seconds": 2, "trainer.total_training_steps": 100})
+    code, out = interrupt(path, cluster, "n")
+    assert code == 0 and "the job goes on" in out
+    job = out.split("[launch] job ")[1].split()[0]
+    client = JobSubmissionClient(cluster)
+    assert client.get_job_status(job) == JobStatus.RUNNING
+    client.stop_job(job)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.2)
+    code, out = interrupt(path, cluster, "y")
+    assert code == 1 and "stopping the job" in out and "STOPPED" in out
+    assert out.count("payload: step 1\n") == 1  # the log is sent from its start each time
 
     done = submit(write_run("bad", **settings, overrides={"+payload.seconds": 0, "+payload.crash_at": 3}), cluster)
     assert done.returncode == 1, done.stdout + done.stderr
