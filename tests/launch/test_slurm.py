@@ -194,6 +194,7 @@ def write_training(tmp_path):
             "folder": str(tmp_path / "runs" / name),
             "prepare": [f"python -m recipe.poise.quickstart.prepare --out {assets} --fast"],
             "preflight": {"min_device_gb": 1},
+            "slurm": SETTINGS["slurm"] | {"time": "60:00"},
             "resume": {"stop_grace_s": 300},
             "overrides": {
                 "data.train_files": str(assets / "train.parquet"),
@@ -215,18 +216,18 @@ def write_training(tmp_path):
     return write
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(4800)
 def test_training_over_two_nodes_and_a_requeue_changes_nothing(slurm, write_training, tmp_path):
     roots = [tmp_path / "runs" / name for name in ("unbroken", "requeued")]
     number = submit(write_training("unbroken"))
-    assert wait_for_end(number, roots[0], 900) == "COMPLETED", output(roots[0])
+    assert wait_for_end(number, roots[0], 1800) == "COMPLETED", output(roots[0])
     assert_clean(number, roots[0])
 
     number = submit(write_training("requeued"))
     logged = roots[1] / "logs/attempt_1/metrics.jsonl"
-    until(lambda: logged.exists() and len(logged.read_text().splitlines()) >= 2, roots[1], 600, "second step")
+    until(lambda: logged.exists() and len(logged.read_text().splitlines()) >= 2, roots[1], 1200, "second step")
     subprocess.run(["scancel", "--batch", "--signal=USR1", number], check=True)
-    assert wait_for_end(number, roots[1], 1200) == "COMPLETED", output(roots[1])
+    assert wait_for_end(number, roots[1], 1800) == "COMPLETED", output(roots[1])
     first, second = attempts(roots[1])
     assert (first["outcome"], second["outcome"]) == ("stopped", "done") and 2 <= second["resumed_from"] < 6
     assert job(number)["Restarts"] == "1"
