@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from launch.environment import check_public, public_environment, secrets
-from launch.rayjob import ENTRYPOINT, SPEC, check_folder
+from launch.rayjob import ENTRYPOINT, check_folder, job_environment
 from launch.runfile import RunFile, RunFileError
 
 PROJECT = "/workspace"  # where the image has the project
@@ -18,7 +18,7 @@ LONGEST_NAME = 47  # of a RayJob: KubeRay adds to it for the cluster's services
 def _variables(run: RunFile) -> dict[str, str]:
     check_folder(run)
     check_public("the manifest", run.to_json(), run)
-    return {**public_environment(run), SPEC: run.to_portable_json()}
+    return job_environment(run)
 
 
 def _resource_name(run: RunFile) -> str:

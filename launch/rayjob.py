@@ -18,6 +18,11 @@ SPEC = "POISE_RUN"  # the run file, as JSON, in the job's environment
 POLL_S = 1.0
 CONNECT_S = 10.0
 MAX_LOSSES = 20
+# verl gives these to ray.init whatever the driver has, and Ray refuses a name that the job has too (a test compares).
+VERLS_OWN = frozenset(
+    "VERL_FULL_DETERMINISM VLLM_BATCH_INVARIANT VERL_RL_INSIGHT_ENABLE TRANSFER_QUEUE_ENABLE PYTHONHASHSEED "
+    "CUBLAS_WORKSPACE_CONFIG FLASH_ATTENTION_DETERMINISTIC NCCL_DETERMINISTIC NCCL_ALGO NVTX_INJECTION64_PATH".split()
+)
 ENTRYPOINT = ["python", "-m", "launch", "job"]
 
 
@@ -30,14 +35,20 @@ def check_folder(run: RunFile) -> None:
         )
 
 
+def job_environment(run: RunFile) -> dict[str, str]:
+    """Variables of the job. The run file's others are in SPEC: the trainer has them, and verl hands them on."""
+    variables = {name: value for name, value in public_environment(run).items() if name not in VERLS_OWN}
+    return {**variables, SPEC: run.to_portable_json()}
+
+
 def runtime_environment(run: RunFile) -> dict[str, Any]:
-    """The job's runtime environment. verl's own keys are not in it: Ray refuses a key that both name."""
+    """The job's runtime environment."""
     check_folder(run)
     check_public("the job", run.to_json(), run)
     return {
         "working_dir": str(ROOT),
         "excludes": run.ray.excludes,
-        "env_vars": {**public_environment(run), SPEC: run.to_portable_json()},
+        "env_vars": job_environment(run),
     }
 
 

@@ -13,7 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from launch.cli import cli
+from launch.compose import resolved
 from launch.manifests import kuberay
+from launch.rayjob import VERLS_OWN, runtime_environment
 from launch.runfile import ROOT, RunFile, RunFileError, load
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,10 +99,23 @@ def test_ray(run, tmp_path):
     assert '"${project:}/reward/reasoning_gym_verifier.py"' in sent and str(tmp_path) in sent
     verifier = RunFile.from_json(sent).overrides["reward.custom_reward_function.path"]
     assert verifier == str(ROOT / "reward/reasoning_gym_verifier.py")
-    # keys that verl itself puts in the runtime env of ray.init: Ray refuses those that are in both
-    ours = set(env["env_vars"])
-    always = {"VERL_FULL_DETERMINISM", "VLLM_BATCH_INVARIANT", "VERL_RL_INSIGHT_ENABLE", "TRANSFER_QUEUE_ENABLE"}
-    assert not ours & always and not {"WANDB_API_KEY", "HF_TOKEN"} & ours
+    assert not {"WANDB_API_KEY", "HF_TOKEN"} & set(env["env_vars"])
+
+
+def test_no_variable_is_in_both_the_job_and_ray_init(monkeypatch):
+    """Ray refuses the job then. verl leaves out what the driver has, but not everything."""
+    from verl.trainer.constants_ppo import PPO_RAY_RUNTIME_ENV, get_ppo_ray_runtime_env
+
+    names = VERLS_OWN | PPO_RAY_RUNTIME_ENV["env_vars"].keys()
+    run = load("qwen3_4b_poise_1x2").model_copy(update={"env": dict.fromkeys(names, "0"), "folder": "/runs/a"})
+    ours = runtime_environment(run)["env_vars"]
+    for name in names:
+        monkeypatch.setenv(name, "0")  # the driver's
+    config = resolved(run, cluster=True)
+    config.global_profiler.tool = "torch"
+    theirs = get_ppo_ray_runtime_env(config)["env_vars"].keys()
+    assert not theirs & ours.keys()
+    assert theirs | {"TRANSFER_QUEUE_ENABLE"} == VERLS_OWN
 
 
 def test_kuberay(run, tmp_path):
@@ -187,8 +202,6 @@ def test_slurm_without_sbatch_says_where_to_go(run, tmp_path, monkeypatch):
 
 
 def test_a_folder_inside_the_upload_is_refused(tmp_path):
-    from launch.rayjob import runtime_environment
-
     path = tmp_path / "run.yaml"
     path.write_text("name: a\nconfig: poise_paper\n")
     with pytest.raises(RunFileError, match="a filesystem that all nodes share"):

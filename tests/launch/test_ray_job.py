@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from launch.node import wait_for_port
@@ -16,16 +19,24 @@ from launch.runfile import ROOT, load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 BASE = 24000
+PAYLOAD = Path(__file__).parent / "slurm_payload"
 
 
-@pytest.fixture
-def cluster(write_run, payload_folder):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """A head on this machine; the dashboard's address. It is ended by TERM and leaves nothing."""
-    run = load(write_run("head", interface="lo", ports={"base": BASE}))
-    logs = payload_folder / "head"
-    logs.mkdir()
+    logs = tmp_path_factory.mktemp("head")
+    settings = {
+        "base": str(ROOT / "launch/runs/cpu_poise.yaml"),
+        "interface": "lo",
+        "ports": {"base": BASE},
+        "ray_cpus": 4,
+        "object_store_bytes": 80_000_000,
+    }
+    (logs / "head.yaml").write_text(yaml.safe_dump(settings))
+    run = load(logs / "head.yaml")
     (logs / "run.json").write_text(run.to_json())
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}", "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{PAYLOAD}", "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-m", "launch", "node", "--run", str(logs / "run.json"), "--logs", str(logs)]
     head = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     wait_for_port(f"127.0.0.1:{run.ports.dashboard}", 180)
@@ -36,6 +47,16 @@ def cluster(write_run, payload_folder):
     left = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not left
     assert any(logs.rglob("raylet*")), "Ray's logs were not copied out"
+
+
+def test_preflight_of_a_cluster_names_nodes_that_do_not_answer(cluster, write_run):
+    settings = {"interface": "lo", "ports": {"base": BASE}, "preflight": {"min_device_gb": 0.5, "timeout_s": 1}}
+    command = [sys.executable, "-m", "launch", "preflight", str(write_run("slow", **settings))]
+    environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{BASE}", "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"FAIL  all node +no answer from [\d.]+ within 1 s", done.stdout), done.stdout
+    assert "preflight.timeout_s is the bound" in done.stdout and "Traceback" not in done.stderr
 
 
 def submit(path, address: str) -> subprocess.CompletedProcess:
