@@ -1,10 +1,11 @@
 """Single-stream policy optimisation (SPO, arXiv 2509.13232): one rollout per prompt, the baseline from a tracker of
 each prompt's own success rate.
 
-The tracker is a Beta distribution per prompt whose counts are discounted before each new outcome. Two simplifications
-to the paper, both in its disfavour where prompts come back seldom: the discount is constant instead of a function of
-the policy's KL divergence since the last visit (the paper clips it to [0.875, 0.96]), and a prompt that was never seen
-starts from the mean of all outcomes so far instead of eight rollouts made beforehand.
+The tracker is a Beta distribution per prompt whose counts are discounted before each new outcome. Three simplifications
+to the paper, the first two in its disfavour where prompts come back seldom: the discount is constant instead of a
+function of the policy's KL divergence since the last visit (the paper clips it to [0.875, 0.96]); a prompt that was
+never seen starts from the mean of all outcomes so far instead of eight rollouts made beforehand; and prompts are drawn
+as verl draws them, not by priority.
 """
 
 import hashlib
@@ -71,7 +72,7 @@ class BetaTracker:
             values = json.loads(path.read_text())
             counts = {str(key): (float(good), float(bad)) for key, (good, bad) in values["counts"].items()}
             return cls(float(values["discount"]), counts, (float(values["total"][0]), int(values["total"][1])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is not SPO's tracker: {error}") from error
 
 

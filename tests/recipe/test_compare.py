@@ -85,6 +85,7 @@ def test_method_and_seed_come_from_the_config(tmp_path):
         ("a.jsonl", "", "no step was logged"),
         ("a.jsonl", 'nonsense\n{"step": 1, "data": {"x": 1}}\n', "a.jsonl:1: neither a line of verl's file logger"),
         ("a.csv", "loss,acc\n1,2\n", "no column Step or _step; columns: loss, acc"),
+        ("a.csv", "Step,run-1 - loss,run-2 - loss\n1,2,3\n", "columns of 2 runs .run-1, run-2.; export each"),
         ("a.txt", "x", "want .jsonl"),
     ],
 )
@@ -207,6 +208,18 @@ def test_what_keeps_runs_from_being_compared_is_said(tmp_path):
     assert f"not in the report: {empty.parent}: no metrics.jsonl" in text
     assert "- versions of long_s0: python 3.11, verl 0.9.1" in text
     assert "last attempt: crashed" in text and "| blind | 0 | – | – |" in text
+
+
+def test_runs_of_a_method_that_differ_in_more_than_the_seed_are_told(tmp_path):
+    for seed, rate in enumerate(("1e-4", "1e-4", "3e-4")):
+        folder = write_jsonl(tmp_path / f"grpo_s{seed}/metrics.jsonl", steps_of(0.5)).parent
+        config = f"data: {{seed: {seed}}}\nactor: {{optim: {{lr: {rate}}}}}\n"
+        (folder / "config.yaml").write_text(config)
+    methods = summary.group([read_run(str(tmp_path / f"grpo_s{seed}")) for seed in range(3)])
+    assert "grpo: its runs differ in more than the seed: actor.optim.lr (0.0001, 0.0003)" in summary.notes(methods)
+    methods[0].runs.pop()
+    methods[0].measures.pop()
+    assert not any("differ" in note for note in summary.notes(methods))
 
 
 def test_errors_of_the_command(tmp_path, capsys):

@@ -111,3 +111,20 @@ def test_task_runner_asks_the_registry():
 
     text = source(TaskRunnerV1.__ray_metadata__.modified_class.run)
     assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in text
+
+
+def test_the_value_model_is_loaded_by_a_function_that_is_looked_up_at_the_call():
+    import verl.utils.model
+    from verl.utils.model import load_valuehead_model
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+
+    from recipe.poise.engine import configured_attention, load_value_model
+
+    text = source(FSDPEngine._build_module)
+    assert "from verl.utils.model import load_valuehead_model" in text
+    assert parameters(load_value_model) == parameters(load_valuehead_model)
+    # what it stands in for: drop it when verl reads override_config here
+    assert 'attn_implementation="flash_attention_2"' in source(load_valuehead_model)
+    with configured_attention():
+        assert verl.utils.model.load_valuehead_model is load_value_model
+    assert verl.utils.model.load_valuehead_model is load_valuehead_model

@@ -90,7 +90,7 @@ def read_csv(path: Path) -> Steps:
     """A wandb export: a column Step or _step, and one per metric; "run - metric" in the header is shortened.
 
     Raises:
-        ReadError: no column of steps.
+        ReadError: no column of steps, or columns of several runs, which would be mixed up.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
@@ -98,6 +98,9 @@ def read_csv(path: Path) -> Steps:
     column = next((name for name in names if name.lower() in ("step", "_step", "trainer/global_step")), None)
     if column is None:
         raise ReadError(f"{path}: no column Step or _step; columns: {', '.join(names) or 'none'}")
+    runs = sorted({name.split(" - ", 1)[0] for name in names if " - " in name})
+    if len(runs) > 1:
+        raise ReadError(f"{path}: columns of {len(runs)} runs ({', '.join(runs)}); export each to a file of its own")
     steps: Steps = {}
     for row in rows:
         step = _number(row[column])
@@ -162,7 +165,9 @@ def _outcome(folder: Path) -> list[str]:
     last = attempts[-1]["outcome"] if attempts else "never started"
     notes = [] if last == "done" else [f"the run is not finished (last attempt: {last})"]
     crashes = sum(item["outcome"] != "done" for item in attempts[:-1])
-    return notes + ([f"resumed after {crashes} attempts that did not end"] if crashes else [])
+    return notes + (
+        [f"resumed after {crashes} attempts that did not end; steps that were repeated count once"] if crashes else []
+    )
 
 
 def _versions(folder: Path) -> str:

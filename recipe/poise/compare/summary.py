@@ -168,13 +168,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
-def differing_settings(methods: list[Method]) -> dict[str, dict[str, str]]:
-    """Setting -> method -> value, where methods differ; of each method its first run that has a config."""
-    configs = {}
-    for method in methods:
-        known = [run.config for run in method.runs if run.config]
-        if known:
-            configs[method.name] = _flat(known[0])
+def _differences(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Setting -> name -> value, where the (flat) configs differ in what is not a place or a seed."""
     keys = sorted({key for config in configs.values() for key in config})
     found = {key: {name: str(config.get(key, "(not set)")) for name, config in configs.items()} for key in keys}
     return {
@@ -182,6 +177,12 @@ def differing_settings(methods: list[Method]) -> dict[str, dict[str, str]]:
         for key, values in found.items()
         if len(set(values.values())) > 1 and not any(part in key.rpartition(".")[2] for part in UNINTERESTING)
     }
+
+
+def differing_settings(methods: list[Method]) -> dict[str, dict[str, str]]:
+    """Setting -> method -> value, where methods differ; of each method its first run that has a config."""
+    known = {method.name: next((run.config for run in method.runs if run.config), None) for method in methods}
+    return _differences({name: _flat(config) for name, config in known.items() if config})
 
 
 def notes(methods: list[Method]) -> list[str]:
@@ -205,6 +206,10 @@ def notes(methods: list[Method]) -> list[str]:
                 found.append(f"{where}: the probe's calibration was not logged; it is in no calibration curve")
         if len(method.runs) == 1:
             found.append(f"{method.name}: one seed, so no spread")
+        inner = _differences({str(place): _flat(run.config) for place, run in enumerate(method.runs) if run.config})
+        if inner:
+            values = [f"{key} ({', '.join(sorted(set(item.values())))})" for key, item in inner.items()]
+            found.append(f"{method.name}: its runs differ in more than the seed: {'; '.join(values)}")
         duplicates = [run.seed for run in method.runs if run.seed is not None]
         if len(duplicates) != len(set(duplicates)):
             found.append(f"{method.name}: a seed occurs more than once")
