@@ -50,15 +50,16 @@ def test_the_scale_of_advantages_cancels_in_the_ratio():
 
 def test_the_claim_is_answered_in_a_line():
     rng = np.random.default_rng(3)
-    noisy = [1.0 + 5.0 * rng.normal(size=(64, K))]
-    quiet = [1.0 + rng.normal(size=(64, K))]
+    noisy, quiet = ([1.0 + scale * rng.normal(size=(64, K))] for scale in (5.0, 1.0))
     found = {"POISE, n=2": moments(quiet, rng), "GRPO, n=8": moments(noisy, rng)}
     (line,) = answers(found)
-    assert line.startswith("POISE, n=2 beside GRPO, n=8, equal tokens: variance / signal is lower (0.0")
-    found = {"POISE, n=2": moments(noisy, rng), "GRPO, n=8": moments(quiet, rng)}
-    assert "signal is higher" in answers(found)[0]
-    found = {"POISE, n=2": moments(planted(rng), rng), "GRPO, n=8": moments(planted(rng), rng)}
-    assert "not told apart" in answers(found)[0]
+    assert line.startswith("POISE, n=2 beside GRPO, n=8, equal tokens: variance / signal is lower: 0.0")
+    found = {"POISE, n=2": moments(noisy, rng), "RLOO, n=8": moments(quiet, rng)}
+    assert "equal tokens: variance is higher: " in answers(found)[0]
+    # three times the scale is no news beside GRPO, and is beside RLOO, which estimates the same gradient
+    large, small = moments(planted(rng, scale=3.0), rng), moments(planted(rng), rng)
+    assert "variance / signal is not told apart" in answers({"POISE, n=2": large, "GRPO, n=8": small})[0]
+    assert "variance is higher" in answers({"POISE, n=2": large, "RLOO, n=8": small})[0]
 
 
 def test_too_few_batches_are_refused():

@@ -23,18 +23,27 @@ CLAIMS = (
 )
 
 
+SCALED = ("GRPO", "DAPO")  # divide by a deviation: another scale, so another gradient
+
+
 def answers(found: dict[str, Moments]) -> list[str]:
-    """One line per comparison: is the noise at equal tokens lower, and is that beyond chance?"""
+    """One line per comparison: is the noise at equal tokens lower, and is that beyond chance?
+
+    Estimators of one and the same gradient are compared by their variance; where one has another scale, by variance
+    over signal, whose interval is wider since the signal is estimated too.
+    """
     lines = []
     for few, many in CLAIMS:
         if few not in found or many not in found:
             continue
-        share = quotient(found[few], found[many], relative=True)
-        said = "lower" if share.high < 1 else "higher" if share.low > 1 else "not told apart from that"
-        plain = quotient(found[few], found[many], relative=False)
+        scaled = few.startswith(SCALED) or many.startswith(SCALED)
+        share = quotient(found[few], found[many], relative=scaled)
+        said = "lower" if share.high < 1 else "higher" if share.low > 1 else "not told apart"
+        other = quotient(found[few], found[many], relative=not scaled)
+        names = ("variance / signal", "variance")
         lines.append(
-            f"{few} beside {many}, equal tokens: variance / signal is {said} ({share:.2f} times; 95% in brackets); "
-            f"variance as it is {plain:.2f} times"
+            f"{few} beside {many}, equal tokens: {names[not scaled]} is {said}: {share:.2f} times, 95%; "
+            f"{names[scaled]}: {other:.2f} times"
         )
     return lines
 

@@ -39,7 +39,7 @@ def critic_config(name: str, model: str, learning_rate: float | None, overrides:
     critic: CriticConfig = omega_conf_to_dataclass(config.critic)
     # as verl's trainer does before it starts the worker
     critic.engine.infer_max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
-    critic.engine.max_token_len_per_gpu = critic.ppo_max_token_len_per_gpu
+    critic.engine.max_token_len_per_gpu = critic.ppo_infer_max_token_len_per_gpu
     return critic
 
 
