@@ -50,16 +50,22 @@ def new_logs(root: Path) -> tuple[int, Path]:
 
 @contextmanager
 def only_one(root: Path):
-    """Holds the run's folder; RuntimeError where another attempt has it."""
+    """Holds the run's folder by a lock, which is given to the trainer too: where the launcher alone was killed, the
+    trainer still writes there.
+
+    Raises:
+        RuntimeError: another attempt has it.
+    """
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(
-                f"{root} is in use by another attempt; wait for it, or give the run another name"
+                f"{root} is in use by another attempt (`fuser {root}/.lock` says which process); wait for it, end it, "
+                "or give the run another name"
             ) from None
-        yield
+        yield lock.fileno()
 
 
 def trainer_environment(run: RunFile, logs: Path, tracking_id: str, cluster: bool) -> dict[str, str]:
@@ -190,7 +196,7 @@ def run_attempt(run: RunFile, cluster: bool, logs: Path | None = None) -> int:
     Returns:
         DONE, GIVE_UP, STOPPED, CRASHED (may start again), or 128 + N after signal N.
     """
-    with only_one(run.root):
+    with only_one(run.root) as lock:
         attempts = Attempts.read(run.root, new_tracking_id(run.name))
         close_lost(attempts)
         if refusal := attempts.refusal(run.resume.max_crashes):
@@ -212,7 +218,7 @@ def run_attempt(run: RunFile, cluster: bool, logs: Path | None = None) -> int:
         say(f"attempt {number}, from {f'step {step}' if step else 'the start'}; log: {logs}/train.log")
         command = [sys.executable, "-m", run.entry, *training_arguments(run, cluster)]
         command += worker_overrides(run, env) if cluster else []
-        child = Child(command, logs / "train.log", Redactor(run), env, ROOT)
+        child = Child(command, logs / "train.log", Redactor(run), env, ROOT, keep=(lock,))
         try:
             code, number_of_signal = watch(child, run, logs)
         finally:

@@ -19,6 +19,9 @@ class Child:
     """A command in its own session, which its children inherit: that is how they are told from other runs'.
 
     Its output goes to a file and to standard output, with secrets masked.
+
+    Args:
+        keep: open file descriptors that it inherits.
     """
 
     def __init__(
@@ -28,11 +31,12 @@ class Child:
         redact: Redactor,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        keep: Sequence[int] = (),
     ):
         log.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=env, cwd=cwd, start_new_session=True,
+            env=env, cwd=cwd, start_new_session=True, pass_fds=keep,
         )  # fmt: skip
         assert self.process.stdout is not None
         self._pump = threading.Thread(target=_copy, args=(self.process.stdout, log, redact), daemon=True)

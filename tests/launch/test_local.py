@@ -49,6 +49,13 @@ def wait_for_step(root, step: int, attempt: int = 1):
         time.sleep(0.2)
 
 
+def wait_for_trainer(root):
+    deadline = time.monotonic() + 240
+    while not (log := root / "logs/attempt_1/train.log").exists() or "payload" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_a_crash_is_resumed_and_no_secret_is_written(start):
     process, root = start(overrides={"+payload.crash_at": "5:once", "+payload.seconds": 0})
     out, _ = process.communicate(timeout=500)
@@ -89,10 +96,7 @@ def test_usr1_stops_at_a_checkpoint_and_the_same_command_goes_on(start):
 
 def test_term_ends_everything_and_a_second_start_is_refused(start):
     process, root = start(overrides={"+payload.seconds": 60})
-    deadline = time.monotonic() + 240
-    while not (log := root / "logs/attempt_1/train.log").exists() or "payload" not in log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_trainer(root)
     second, _ = start(overrides={"+payload.seconds": 60})
     out, _ = second.communicate(timeout=240)
     assert second.returncode == 1 and "in use by another attempt" in out
@@ -103,6 +107,23 @@ def test_term_ends_everything_and_a_second_start_is_refused(start):
     assert process.returncode == 143
     assert not [child for child in children if child.is_running()]
     assert attempts(root)[0]["outcome"] == "terminated"
+
+
+def test_a_killed_launcher_whose_trainer_lives_on_is_not_joined_by_another(start):
+    process, root = start(overrides={"+payload.seconds": 60})
+    wait_for_trainer(root)
+    trainer = next(child for child in psutil.Process(process.pid).children() if "payload" in child.cmdline())
+    process.kill()
+    process.communicate()
+    second, _ = start(overrides={"+payload.seconds": 60})
+    out, _ = second.communicate(timeout=50)
+    assert second.returncode == 1 and "in use by another attempt" in out
+    trainer.kill()
+    trainer.wait(10)
+    process, _ = start(overrides={"+payload.seconds": 0})
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    assert [item["outcome"] for item in attempts(root)] == ["lost", "done"]
 
 
 def test_another_number_of_devices_is_refused(start):
