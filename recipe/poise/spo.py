@@ -21,6 +21,7 @@ import transfer_queue as tq
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
+from probe.metrics import pearson
 from recipe.poise.rows import index_rows
 from recipe.poise.verdicts import VerdictMixin, failed_rows
 
@@ -140,9 +141,9 @@ class SpoMixin(VerdictMixin):
             if counted:
                 self.tracker.update(prompt, reward)
         metrics["spo/unseen_share"] = unseen_B[counts].float().mean().item()
-        if counts.sum() > 1:
-            value_B, reward_B = visit.value_B[counts], visit.reward_B[counts]
-            metrics["spo/correlation"] = torch.corrcoef(torch.stack([value_B, reward_B]))[0, 1].nan_to_num().item()
+        correlation = pearson(visit.value_B[counts], visit.reward_B[counts])
+        if correlation == correlation:  # in the first epoch all prompts are new and have one value
+            metrics["spo/correlation"] = correlation
         return batch
 
     def _load_checkpoint(self):
