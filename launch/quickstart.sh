@@ -82,7 +82,7 @@ if [[ $POISE_ACCELERATOR == gpu ]]; then # the config describes a CPU
     trainer.device=cuda
     actor_rollout_ref.rollout.dtype=bfloat16
     actor_rollout_ref.rollout.gpu_memory_utilization=0.3
-    "~actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+    actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=recipe.poise.vllm_extension.WorkerExtension
   )
 fi
 

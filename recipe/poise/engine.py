@@ -17,6 +17,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
+from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
 from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
 from recipe.poise.dump import DUMP_FLAG, DumpCapture, prompt_hash
@@ -25,6 +26,9 @@ from recipe.poise.stream import STREAM
 
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
 ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the verifier failed
+
+# the actor's worker is what imports this module, and what builds the sending end of the weight sync afterwards
+_ROLLOUT_REGISTRY["vllm", "async"] = "recipe.poise.rollout_adapter.RolloutAdapter"
 
 
 def flat(value: torch.Tensor) -> torch.Tensor:

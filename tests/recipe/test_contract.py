@@ -128,3 +128,31 @@ def test_the_value_model_is_loaded_by_a_function_that_is_looked_up_at_the_call()
     with configured_attention():
         assert verl.utils.model.load_valuehead_model is load_value_model
     assert verl.utils.model.load_valuehead_model is load_valuehead_model
+
+
+def test_weight_sync_has_a_socket_of_the_runs_own(monkeypatch):
+    """Both ends add the raylet's process id to verl's address, which two runs on one machine share."""
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    plugin.register()  # vLLM's CPU build answers to verl's question for its version
+    from verl.workers.rollout.base import get_rollout_class
+    from verl.workers.rollout.vllm_rollout import ServerAdapter
+    from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+    import recipe.poise.engine  # noqa: F401
+    from recipe.poise.cpu.vllm_extension import CpuWorkerExtension
+    from recipe.poise.rollout_adapter import RolloutAdapter
+    from recipe.poise.vllm_extension import own_socket
+
+    assert get_rollout_class("vllm") is RolloutAdapter
+    assert "self.zmq_handle = f" in source(ServerAdapter.__init__)
+    assert "zmq_handle=self._get_zmq_handle()" in source(vLLMColocateWorkerExtension.update_weights_from_ipc)
+
+    receiver = CpuWorkerExtension.__new__(CpuWorkerExtension)
+    receiver.model_runner, receiver.local_rank = None, 0
+    handles = set()
+    for raylet in ("17", "18"):
+        monkeypatch.setenv("RAY_RAYLET_PID", raylet)
+        monkeypatch.setenv("VERL_RAY_JOB_ID", "01000000")
+        assert receiver._get_zmq_handle() == own_socket("ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock")
+        handles.add(receiver._get_zmq_handle())
+    assert len(handles) == 2

