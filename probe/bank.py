@@ -44,7 +44,7 @@ class ProbeBank:
     def __init__(self, settings: ProbeSettings, layout: FeatureLayout, device="cpu", seed: int = 0, self_target=False):
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
         self.updates = 0
-        self.probes = [DomainProbe(settings, layout, self.device, seed) for _ in settings.domain_names]
+        self.probes = [DomainProbe(name, settings, layout, self.device, seed) for name in settings.domain_names]
         self.shared: Estimator = make_estimator(settings, layout, seed)
 
     def _check(self, x_RF: Tensor, domain_R: Tensor | None) -> tuple[Tensor, Tensor]:

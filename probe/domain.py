@@ -17,9 +17,9 @@ RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
 class DomainProbe:
     """Learns by `learn` and says what a row is worth by `predict`; `judge` afterwards sets the weights."""
 
-    def __init__(self, settings: ProbeSettings, layout: FeatureLayout, device, seed: int):
+    def __init__(self, name: str, settings: ProbeSettings, layout: FeatureLayout, device, seed: int):
         self.settings = settings
-        self.window = SlidingWindow(settings.window_rows, layout.num_features, device)
+        self.window = SlidingWindow(settings.rows_of(name), layout.num_features, device)
         self.estimator: Estimator = make_estimator(settings, layout, seed)
         self.verdict = RLOO_ONLY
 

@@ -17,6 +17,7 @@ class ProbeSettings:
         kind: the estimator, see `probe.estimators`. "subspace_ridge" follows the window at the cost of its new rows;
             the others are refitted on the whole window.
         window_rows: rows kept per domain; whole prompt groups enter and leave (paper: 4,096).
+        domain_rows: name -> rows kept of this domain in place of `window_rows` (paper: 4,096 of math, 3,072 of code).
         max_age: steps after which rows leave, None for no limit.
         min_rows: rows needed before the first fit; until then every baseline is RLOO's.
         rank: dimensions of the subspace that the states are projected to, where they are not used as they are.
@@ -32,6 +33,7 @@ class ProbeSettings:
 
     kind: str = "subspace_ridge"
     window_rows: int = 4096
+    domain_rows: dict[str, int] = field(default_factory=dict)
     max_age: int | None = None
     min_rows: int = 64
     rank: int = 96
@@ -49,6 +51,11 @@ class ProbeSettings:
             raise ValueError(f"probe kind={self.kind!r}: choose from {KINDS}")
         if self.min_rows > self.window_rows:
             raise ValueError(f"probe min_rows={self.min_rows} is more than window_rows={self.window_rows} can hold")
+        for name, rows in self.domain_rows.items():
+            if name not in self.domain_names:
+                raise ValueError(f"probe domain_rows.{name}: there is no such domain, only {self.domain_names}")
+            if rows < self.min_rows:
+                raise ValueError(f"probe domain_rows.{name}={rows}: want at least min_rows={self.min_rows}")
         if self.max_age is not None and self.max_age < 1:
             raise ValueError(f"probe max_age={self.max_age}: want at least 1 step, or null")
         if self.borrow_rows < 0:
@@ -62,6 +69,10 @@ class ProbeSettings:
     @property
     def domain_names(self) -> tuple[str, ...]:
         return (*self.domains, DEFAULT_DOMAIN)
+
+    def rows_of(self, domain: str) -> int:
+        """Rows that the domain's window keeps."""
+        return self.domain_rows.get(domain, self.window_rows)
 
     def domain_index(self, source: str) -> int:
         """Index in `domain_names` of a row's data source."""

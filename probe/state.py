@@ -1,8 +1,11 @@
 """State of a `ProbeBank` on disk: tensors in safetensors, the rest in a JSON manifest; loading executes nothing.
 
-A folder is written under a temporary name, synced, and renamed, so that a reader finds the old state or the new one.
+A folder is written under a temporary name, synced, and renamed: no reader finds half a state. (Where it replaces
+another folder, a reader finds neither for a moment between two renames.) The manifest holds a digest of the tensors'
+file, so that flipped bits are found too.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from probe.bank import ProbeBank
     from probe.estimators import Estimator
 
-VERSION = 2
+VERSION = 3
 MANIFEST, TENSORS = "probe.json", "probe.safetensors"
 
 
@@ -41,6 +44,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _number(value: float | int | None) -> float | int | None | str:
@@ -83,6 +94,7 @@ def save(bank: "ProbeBank", folder: Path) -> None:
     # copies: safetensors refuses tensors that share memory
     copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     save_file(copies, temporary / TENSORS)
+    content["digest"] = _digest(temporary / TENSORS)
     (temporary / MANIFEST).write_text(json.dumps(_identity(bank) | content, indent=1, allow_nan=False))
     for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
         _sync(path)
@@ -122,6 +134,8 @@ def _read(bank: "ProbeBank", folder: Path) -> tuple[dict[str, torch.Tensor], dic
             f"the probe's state in {folder} was written under other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the run the checkpoint's settings, or start with trainer.resume_mode=disable."
         )
+    if manifest.get("digest") != _digest(folder / TENSORS):
+        raise ValueError(f"the probe's state in {folder} is damaged (its digest is another): use an older checkpoint")
     return {key: tensor.to(bank.device) for key, tensor in tensors.items()}, manifest
 
 
@@ -151,6 +165,8 @@ def load(bank: "ProbeBank", folder: Path) -> None:
             probe.verdict = Verdict(weights, errors)  # type: ignore[arg-type]
         bank.shared.load_state(_part(tensors, "shared"), _numbers(manifest["shared"]), 0)
         bank.updates = int(manifest["updates"])
+        # tensors that do not fit each other are found here rather than in the first step
+        bank.predict(torch.zeros(1, bank.layout.num_features))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the probe's state in {folder} lacks {error}: use an older checkpoint") from error
     except (ValueError, RuntimeError, IndexError) as error:

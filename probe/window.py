@@ -23,7 +23,7 @@ class SlidingWindow:
     """At most `rows` rows of `features` numbers on `device`, in slots that rows keep while they stay.
 
     The rows are read through `order`: slots of the rows that are in the window, oldest first. Memory is
-    rows x features x 4 bytes, and 40 bytes a row besides.
+    rows x features x 4 bytes, and 44 bytes a row besides.
 
     Columns, all over slots: feature (C, F) float32, reward, target (what the row's probe value should be), value (what
     the probe said before it learned the row; NaN where it could not) float32, group, step, serial int64. A group with a

@@ -1,12 +1,15 @@
 """What every estimator of the expected reward has in common.
 
 scikit-learn's conventions: the constructor stores parameters, `fit(X, y, groups)` learns attributes that end in ``_``,
-`predict(X)` uses them. On any torch device; the same seed gives the same numbers.
+`predict(X)` uses them, `sklearn.base.clone` copies what is not learned. On any torch device that knows float64; the
+same seed gives the same numbers.
 
 Shapes: N rows, F features.
 """
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,21 +46,30 @@ class Estimator(ABC):
     def _predict(self, x_NF: Tensor) -> Tensor:
         """(N,), not yet clipped."""
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """What the constructor was given, by name (scikit-learn's protocol)."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
     def fit(self, X: Tensor, y: Tensor, groups: Tensor) -> "Estimator":
-        """Learn from rows X (N, F) with targets y (N,); `groups` (N,) names each row's prompt.
+        """Learn from rows X (N, F) with targets y (N,); `groups` (N,) names each row's prompt. Forgets earlier rows.
 
         Raises:
             ValueError: no rows, shapes that do not fit, or numbers that are not finite.
         """
-        self._check(X, y, groups)
-        self._widen(y)
-        self._finish(self._fit(X.float(), y.float(), groups))
+        self.low_, self.high_ = 0.0, 1.0
+        return self._learn_rows(X, y, groups)
+
+    def _learn_rows(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> "Estimator":
+        self._check(x_NF, y_N, group_N)
+        self._widen(y_N)
+        self._finish(self._fit(x_NF.float(), y_N.float(), group_N))
         return self
 
     def follow(self, window: SlidingWindow, change: Change) -> "Estimator":
-        """Learn from a window after `change`; here a fit on all of it, elsewhere only what changed."""
+        """Learn from a window after `change`; here all of it, elsewhere only what changed. The rewards' range stays as
+        wide as it ever was: that a reward left the window does not make it impossible."""
         slots = window.order
-        return self.fit(window.feature[slots], window.target[slots], window.group[slots])
+        return self._learn_rows(window.feature[slots], window.target[slots], window.group[slots])
 
     def lose_track(self) -> None:  # noqa: B027  most estimators have no track to lose
         """The window changes without being followed: the next `follow` starts from its rows."""

@@ -39,7 +39,8 @@ class MLP(Estimator):
         seed: int = 0,
     ):
         super().__init__(layout)
-        self.hidden, self.steps, self.lr, self.weight_decay, self.seed = hidden, steps, lr, weight_decay, seed
+        self.hidden, self.steps, self.lr, self.weight_decay = hidden, steps, lr, weight_decay
+        self.rank, self.exact_features, self.seed = rank, exact_features, seed
         self.subspace = Subspace(layout, rank, exact_features, seed)
         # tensors after fit
         self.spread_: Any = None

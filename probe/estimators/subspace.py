@@ -51,6 +51,7 @@ class SubspaceEstimator(LinearEstimator):
         super().__init__(layout, link)
         check_penalties(penalties)
         self.penalties, self.refresh_share, self.refresh_energy = tuple(penalties), refresh_share, refresh_energy
+        self.rank, self.exact_features, self.seed = rank, exact_features, seed
         self.subspace = Subspace(layout, rank, exact_features, seed)
         self.projected_: Tensor | None = None  # (C, K), a row per slot of the window
         self.changed_ = 0  # rows that came or went since the last refresh
@@ -83,6 +84,13 @@ class SubspaceEstimator(LinearEstimator):
         states = self.layout.num_state_features
         z_RP = (x_RF[:, :states] - self.center_[:states]).mul(self.scale_[:states])
         return float(a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30))
+
+    def load_state(self, tensors, numbers, slots) -> None:
+        super().load_state(tensors, numbers, slots)
+        if self.projected_ is not None:  # tensors that do not fit each other are found now, not in a later step
+            found = self.subspace.project(self.projected_.new_zeros(1, self.layout.num_features)).shape[1]
+            if found != self.projected_.shape[1]:
+                raise ValueError(f"projections of {self.projected_.shape[1]} numbers in a subspace of {found}")
 
     def lose_track(self) -> None:
         self.projected_ = self.basis_ = None

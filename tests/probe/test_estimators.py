@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 from probe import FeatureLayout, ProbeSettings
 from probe.estimators import Ensemble, Ridge, SubspaceRidge, make_estimator
 from probe.guard import simplex_least_squares
 from probe.settings import KINDS
+from probe.window import SlidingWindow
 
 LAYOUT = FeatureLayout(("state", "entropy"), (7, 1))
 
@@ -46,6 +48,25 @@ def test_rewards_outside_the_unit_interval(kind):
     value_N = estimator.predict(x_NF)
     assert (estimator.low_, estimator.high_) == (-10, 10)
     assert value_N.min() < -2 and value_N.max() > 2
+
+
+def test_the_range_widens_while_a_window_is_followed_and_a_fit_starts_anew():
+    x_NF, y_N, group_N = rows(40)
+    for kind in ("subspace_ridge", "pca_ridge"):
+        estimator, window = make(kind), SlidingWindow(40, 8)
+        for scale in (10.0, 2.0):  # the first rows leave
+            estimator.follow(window, window.push(x_NF, scale * y_N, scale * y_N, y_N, group_N, step=0))
+            assert estimator.high_ == 10.0
+        assert estimator.fit(x_NF, 2 * y_N, group_N).high_ == 2.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scikit_learn_can_clone_it(kind):
+    x_NF, y_N, group_N = rows(60)
+    estimator = make(kind, penalties=(0.1, 1.0)).fit(x_NF, y_N, group_N)
+    copy = clone(estimator)
+    assert not copy.fitted
+    assert torch.equal(copy.fit(x_NF, y_N, group_N).predict(x_NF), estimator.predict(x_NF))
 
 
 @pytest.mark.parametrize("kind", KINDS)

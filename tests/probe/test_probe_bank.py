@@ -99,6 +99,15 @@ def test_a_small_domain_borrows_and_a_large_one_stands_alone(layout, step_rows):
     assert error_borrowed < error_own
 
 
+def test_a_window_of_its_own_size_per_domain(layout, step_rows):
+    settings = ProbeSettings(min_rows=8, domains={"code": "code*"}, window_rows=40, domain_rows={"code": 12})
+    bank = ProbeBank(settings, layout)
+    for step in range(3):
+        x_RF, reward_R, group_R = step_rows(seed=step)
+        metrics = bank.update(x_RF, reward_R, group_R, group_R % 2, step=step)
+    assert (metrics["code/window_rows"], metrics["default/window_rows"]) == (12, 40)
+
+
 def test_a_domain_without_rows_waits(layout, step_rows):
     bank = ProbeBank(ProbeSettings(min_rows=8, domains={"code": "code*"}), layout)
     x_RF, reward_R, group_R = step_rows()
@@ -160,6 +169,8 @@ def test_rows_of_another_width_are_refused(layout):
         ({"domains": {"default": "*"}}, "default"),
         ({"kind": "forest"}, "kind='forest'"),
         ({"borrow_rows": -1}, "borrow_rows=-1"),
+        ({"domain_rows": {"code": 100}}, "domain_rows.code: there is no such domain"),
+        ({"domain_rows": {"default": 10}}, "domain_rows.default=10"),
     ],
 )
 def test_settings_out_of_range(settings, message):

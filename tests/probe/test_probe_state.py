@@ -1,5 +1,6 @@
 """State on disk: read back bit by bit, refused with the difference, and never executed."""
 
+import hashlib
 import json
 import pickle
 
@@ -95,12 +96,29 @@ def test_a_manifest_that_lacks_something_is_refused(saved, layout, key):
         ProbeBank(settings(), layout).load(folder)
 
 
-def test_tensors_of_another_shape_are_refused(saved, layout):
+def test_a_flipped_bit_is_found(saved, layout):
+    _, folder = saved
+    content = bytearray((folder / "probe.safetensors").read_bytes())
+    content[-9] ^= 1
+    (folder / "probe.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged .its digest"):
+        ProbeBank(settings(), layout).load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("default.window.feature", "column feature of shape"), ("default.estimator.basis_", "damaged")],
+)
+def test_tensors_of_another_shape_are_refused(saved, layout, name, message):
+    """Also in a file that somebody made: its digest is right."""
     _, folder = saved
     tensors = load_file(folder / "probe.safetensors")
-    tensors["default.window.feature"] = tensors["default.window.feature"][:, :5].contiguous()
+    tensors[name] = tensors[name][:, :3].contiguous()
     save_file(tensors, folder / "probe.safetensors")
-    with pytest.raises(ValueError, match="column feature of shape"):
+    manifest = json.loads((folder / "probe.json").read_text())
+    manifest["digest"] = hashlib.blake2b((folder / "probe.safetensors").read_bytes(), digest_size=16).hexdigest()
+    (folder / "probe.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=message):
         ProbeBank(settings(), layout).load(folder)
 
 
