@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     winner = best(done["estimator"])
     curve = learning_curve(dump, winner.choice, settings, fold_N)
     paths = report.figures(args.out, dump, done["block and pooling"], winner, curve)
-    block = report.config_block(winner.choice)
+    block = report.config_block(winner.choice, args.rank)
     (args.out / "poise.yaml").write_text(block)
     results = {
         name: [{k: v for k, v in asdict(r).items() if not isinstance(v, torch.Tensor)} for r in part]

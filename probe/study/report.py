@@ -29,8 +29,12 @@ def table_row(result: Result) -> str:
     )
 
 
-def config_block(choice: Choice) -> str:
-    """The ``poise:`` settings of a choice, to paste into a run's YAML."""
+def config_block(choice: Choice, rank: int) -> str:
+    """The ``poise:`` settings of a choice, to paste into a run's YAML.
+
+    Args:
+        rank: of the subspace that the estimators were compared in.
+    """
     return (
         "poise:\n"
         f"  block: {choice.block}\n"
@@ -39,6 +43,7 @@ def config_block(choice: Choice) -> str:
         f"  signals: [{', '.join(choice.signals)}]\n"
         "  probe:\n"
         f"    kind: {choice.estimator}\n"
+        f"    rank: {rank}\n"
     )
 
 

@@ -128,12 +128,13 @@ def test_the_program(tmp_path):
     write_run(tmp_path / "dump")
     command = [
         sys.executable, "-m", "probe.study", str(tmp_path / "dump"), "--out", str(tmp_path / "out"),
-        "--estimators", "subspace_ridge", "ridge",
+        "--estimators", "subspace_ridge", "ridge", "--rank", "12",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     best = yaml.safe_load((tmp_path / "out/poise.yaml").read_text())["poise"]
     assert best["block"] == 7 and best["num_tokens"] == 4 and best["probe"]["kind"] in ("subspace_ridge", "ridge")
+    assert best["probe"]["rank"] == 12  # what was compared is what is pasted
     for name in ("calibration.png", "blocks.png", "learning_curve.png"):
         assert (tmp_path / "out" / name).read_bytes()[:4] == b"\x89PNG"
     for word in ("block and pooling", "states", "signals", "estimator", "Pearson", "var/RLOO"):

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from probe import ProbeSettings
+from probe.study.compare import Choice
+from probe.study.report import config_block
 from recipe.poise.config import PoiseConfig, capture_settings, check_block, check_config, read_poise_config
+from recipe.poise.signals import REWARD, SIGNALS
 
 CONFIG_DIR = str(Path(__file__).parents[2] / "recipe/poise/config")
 
@@ -25,6 +29,22 @@ def test_yaml_and_dataclass_agree():
     read = read_poise_config(config)
     assert read.probe.penalties == pytest.approx(ProbeSettings().penalties)
     assert replace(read, probe=replace(read.probe, penalties=ProbeSettings().penalties)) == PoiseConfig()
+
+
+def test_the_block_that_the_study_prints_can_be_pasted():
+    choice = Choice(11, 32, ("response",), (*SIGNALS, REWARD), "logistic")
+    pasted = OmegaConf.merge(composed(), OmegaConf.create(config_block(choice, rank=48)))
+    poise = check_config(pasted)
+    assert (poise.block, poise.num_tokens, poise.states) == (11, 32, ("response",))
+    assert poise.signals == (*SIGNALS, REWARD) and (poise.probe.kind, poise.probe.rank) == ("logistic", 48)
+
+
+def test_domains_and_their_windows():
+    probe = check_config(
+        composed("+poise.probe.domains={math: 'math*', code: 'code*'}", "+poise.probe.domain_rows={code: 3072}")
+    ).probe
+    assert probe.domain_names == ("math", "code", "default") and probe.domain_index("codecontests") == 1
+    assert [probe.rows_of(name) for name in probe.domain_names] == [4096, 3072, 4096]
 
 
 @pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart"])
