@@ -85,21 +85,33 @@ class Calibration:
         return float((weight_B * (self.value_B - self.target_B).abs()).sum())
 
 
-def calibration_curve(value_R: Tensor, target_R: Tensor, bins: int = 10) -> Calibration:
-    """Mean target beside mean value in bins of (nearly) equal count. Raises ValueError without rows."""
+def calibration_curve(value_R: Tensor, target_R: Tensor, bins: int = 10, group_R: Tensor | None = None) -> Calibration:
+    """Mean target beside mean value in bins of (nearly) equal count. Raises ValueError without rows.
+
+    Args:
+        group_R: prompts; the targets of one prompt's rows say much the same, and its errors count as one (a
+            cluster-robust standard error). None: rows are independent.
+    """
     if not len(value_R):
         raise ValueError("a calibration curve needs rows")
     value_R, target_R = value_R.double(), target_R.double()
+    group_R = torch.arange(len(value_R)) if group_R is None else group_R
     order = value_R.argsort(stable=True)
     parts = [part for part in order.tensor_split(min(bins, len(order))) if len(part)]
 
     def column(function) -> Tensor:
         return torch.tensor([float(function(part)) for part in parts], dtype=torch.float64)
 
+    def standard_error(part: Tensor) -> Tensor:
+        _, place_P = torch.unique(group_R[part], return_inverse=True)
+        error_P = target_R[part] - target_R[part].mean()
+        sum_G = error_P.new_zeros(len(part)).index_add_(0, place_P, error_P)
+        return sum_G.square().sum().sqrt() / len(part)
+
     return Calibration(
         value_B=column(lambda part: value_R[part].mean()),
         target_B=column(lambda part: target_R[part].mean()),
-        error_B=column(lambda part: target_R[part].std(correction=0) / len(part) ** 0.5),
+        error_B=column(standard_error),
         count_B=column(len),
     )
 

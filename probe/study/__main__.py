@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from probe.settings import KINDS, ProbeSettings
-from probe.study.compare import Result, best, folds_of, judge, learning_curve, stages, start_choice
+from probe.study.compare import SHARES, Result, best, folds_of, judge, learning_point, stages, start_choice
 from probe.study.dump import Dump, read_dumps
 
 
@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         for result in sorted(done[name], key=lambda result: result.rmse):
             print(report.table_row(result) + ("  <" if result.choice == choice else ""))
     winner = best(done["estimator"])
-    curve = learning_curve(dump, winner.choice, settings, fold_N)
+    bar = tqdm(SHARES, desc="learning curve", leave=False, disable=None)
+    curve = [learning_point(dump, winner.choice, settings, fold_N, share) for share in bar]
     paths = report.figures(args.out, dump, done["block and pooling"], winner, curve)
     block = report.config_block(winner.choice, args.rank)
     (args.out / "poise.yaml").write_text(block)
@@ -77,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
         name: [{k: v for k, v in asdict(r).items() if not isinstance(v, torch.Tensor)} for r in part]
         for name, part in done.items()
     }
-    (args.out / "results.json").write_text(json.dumps({"stages": results, "learning_curve": curve}, indent=1))
-    print(f"\nlearning curve (rows: Pearson): {', '.join(f'{rows}: {value:.3f}' for rows, value, _ in curve)}")
+    points = [{"rows": rows, "pearson": r.pearson, "brier_skill": r.brier_skill, "rmse": r.rmse} for rows, r in curve]
+    (args.out / "results.json").write_text(json.dumps({"stages": results, "learning_curve": points}, indent=1))
+    print("\nlearning curve (rows: Brier skill): " + ", ".join(f"{rows}: {r.brier_skill:.3f}" for rows, r in curve))
     print("figures: " + ", ".join(map(str, paths)))
     print(f"\nthe best settings, also in {args.out / 'poise.yaml'}:\n\n{block}")
     return 0

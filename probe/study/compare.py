@@ -21,6 +21,7 @@ SIGNAL_SETS: dict[str, tuple[str, ...]] = {
     "entropy": ("entropy_response", "entropy_reasoning", "entropy_answer"),
     "entropy+reward": ("entropy_response", "entropy_reasoning", "entropy_answer", "reward"),
 }
+SHARES = tuple(0.5**halvings for halvings in range(5, -1, -1))  # of the learning curve
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of out-of-fold predictions. Ratios are to RLOO's advantage variance on the same rows; below 1 is
-    better."""
+    """Scores of out-of-fold predictions. Pearson is the mean over folds; the ratio is to RLOO's advantage variance on
+    the same rows, below 1 is better."""
 
     choice: Choice
     value_N: Tensor
@@ -63,33 +64,49 @@ def folds_of(prompt_N: Tensor, folds: int, seed: int) -> Tensor:
     return dealt[place_N]
 
 
-def out_of_fold(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor) -> tuple[Tensor, float]:
-    """Predictions (N,) by estimators that have not seen the row's prompt, and the median seconds of a fit."""
+def out_of_fold(
+    dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, share: float = 1.0
+) -> tuple[Tensor, float]:
+    """Predictions (N,) by estimators that have not seen the row's prompt, and the median seconds of a fit.
+
+    Args:
+        share: of the other folds' prompts that are learned from.
+    """
     x_NF, layout = dump.columns(choice.names)
     target_N = sibling_mean(dump.reward_N, dump.group_N)
     value_N, seconds = torch.full_like(target_N, float("nan")), []
     for fold in fold_N.unique().tolist():
-        inside = fold_N != fold
+        outside_N = fold_N == fold
+        inside_N = torch.isin(dump.prompt_N, _part(dump.prompt_N[~outside_N].unique(), share))
         estimator = make_estimator(settings, layout, kind=choice.estimator)
         start = time.perf_counter()
-        estimator.fit(x_NF[inside], target_N[inside], dump.prompt_N[inside])
+        estimator.fit(x_NF[inside_N], target_N[inside_N], dump.prompt_N[inside_N])
         seconds.append(time.perf_counter() - start)
-        value_N[~inside] = estimator.predict(x_NF[~inside])
+        value_N[outside_N] = estimator.predict(x_NF[outside_N])
     return value_N, sorted(seconds)[len(seconds) // 2]
 
 
-def judge(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor) -> Result:
+def _part(prompts: Tensor, share: float) -> Tensor:
+    """So many of the prompts, at least two; a smaller share is part of a larger one."""
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))
+    return prompts[order[: max(2, round(share * len(prompts)))]]
+
+
+def judge(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, share: float = 1.0) -> Result:
     """Score a choice against the mean reward of each row's siblings, which is the pass rate where they are many."""
-    value_N, seconds = out_of_fold(dump, choice, settings, fold_N)
+    value_N, seconds = out_of_fold(dump, choice, settings, fold_N, share)
     target_N = sibling_mean(dump.reward_N, dump.group_N)
-    constant_N = torch.empty_like(target_N)
+    constant_N, correlations = torch.empty_like(target_N), []
     for fold in fold_N.unique().tolist():
-        constant_N[fold_N == fold] = target_N[fold_N != fold].mean()
+        outside_N = fold_N == fold
+        constant_N[outside_N] = target_N[~outside_N].mean()
+        # within a fold: over all of them, the folds' different means would pass for a negative correlation
+        correlations.append(pearson(value_N[outside_N], target_N[outside_N]))
     variance = advantage_variance(value_N, dump.reward_N, dump.group_N)
     return Result(
         choice=choice,
         value_N=value_N,
-        pearson=pearson(value_N, target_N),
+        pearson=sum(c for c in correlations if c == c) / len(correlations),  # a constant says nothing: 0
         mae=mae(value_N, target_N),
         rmse=rmse(value_N, target_N),
         brier_skill=brier_skill(value_N, target_N, constant_N),
@@ -133,23 +150,9 @@ def start_choice(dump: Dump, estimator: str) -> Choice:
     return Choice(block, tokens, kinds, signals, estimator)
 
 
-def learning_curve(
-    dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, points: int = 6
-) -> list[tuple[int, float, float]]:
-    """Rows learned from, Pearson and RMSE on the first fold's prompts, as whole prompts are added."""
-    x_NF, layout = dump.columns(choice.names)
-    target_N = sibling_mean(dump.reward_N, dump.group_N)
-    test_N = fold_N == 0
-    prompts = dump.prompt_N[~test_N].unique()
-    prompts = prompts[torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))]
-    curve: list[tuple[int, float, float]] = []
-    for point in range(points - 1, -1, -1):
-        part = prompts[: max(2, len(prompts) >> point)]
-        inside = torch.isin(dump.prompt_N, part)
-        estimator = make_estimator(settings, layout, kind=choice.estimator)
-        estimator.fit(x_NF[inside], target_N[inside], dump.prompt_N[inside])
-        value_N = estimator.predict(x_NF[test_N])
-        rows = int(inside.sum())
-        if not curve or rows > curve[-1][0]:
-            curve.append((rows, pearson(value_N, target_N[test_N]), rmse(value_N, target_N[test_N])))
-    return curve
+def learning_point(
+    dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, share: float
+) -> tuple[int, Result]:
+    """Rows learned from (in the mean over folds) and scores, when a share of the prompts is learned from."""
+    folds = len(fold_N.unique())
+    return round(share * len(fold_N) * (folds - 1) / folds), judge(dump, choice, settings, fold_N, share)

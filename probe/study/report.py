@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from probe.metrics import calibration_curve
 from probe.pairing import sibling_mean
@@ -50,34 +51,40 @@ def config_block(choice: Choice, rank: int) -> str:
 def _figure(path: Path, draw, xlabel: str, ylabel: str, title: str) -> Path:
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     draw(axes)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.suptitle(title, fontsize="medium")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
 
 
 def figures(
-    folder: Path, dump: Dump, blocks: list[Result], winner: Result, curve: list[tuple[int, float, float]]
+    folder: Path, dump: Dump, blocks: list[Result], winner: Result, curve: list[tuple[int, Result]]
 ) -> list[Path]:
     """Calibration, correlation by block, learning curve: PNG files in `folder`."""
     target_N = sibling_mean(dump.reward_N, dump.group_N)
-    bins = calibration_curve(winner.value_N, target_N)
+    bins = calibration_curve(winner.value_N, target_N, group_R=dump.prompt_N)
 
     def calibration(axes):
-        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        ends = [min(0.0, float(bins.value_B.min())), max(1.0, float(bins.value_B.max()))]
+        axes.plot(ends, ends, color="0.7", linewidth=1)
         axes.errorbar(bins.value_B, bins.target_B, yerr=1.96 * bins.error_B, fmt="o-", label="95% interval")
 
     def by_block(axes):
         for tokens in sorted({result.choice.tokens for result in blocks}):
             points = sorted((r.choice.block, r.pearson) for r in blocks if r.choice.tokens == tokens)
-            axes.plot(*zip(*points, strict=True), "o-", label=f"mean of {tokens} tokens")
+            axes.plot(*zip(*points, strict=True), "o-", label=f"{tokens} token{'s' * (tokens > 1)}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     def learning(axes):
-        axes.plot([rows for rows, _, _ in curve], [correlation for _, correlation, _ in curve], "o-")
+        axes.plot([rows for rows, _ in curve], [result.brier_skill for _, result in curve], "o-", label="Brier skill")
+        axes.plot([rows for rows, _ in curve], [result.pearson for _, result in curve], "s--", label="Pearson")
+        axes.axhline(0.0, color="0.7", linewidth=1)
         axes.set_xscale("log", base=2)
+        axes.set_xticks([rows for rows, _ in curve], [f"{rows:,}" for rows, _ in curve])
 
     rows = f"{len(dump.reward_N):,} rows, {len(dump.prompt_N.unique()):,} prompts"
     error = f"expected calibration error {bins.expected_error:.3f}"
@@ -88,7 +95,7 @@ def figures(
         ),
         _figure(folder / "blocks.png", by_block, "decoder block", "Pearson correlation", f"Which block?\n{rows}"),
         _figure(
-            folder / "learning_curve.png", learning, "rows learned from", "Pearson correlation",
-            "How many rows?",
+            folder / "learning_curve.png", learning, "rows learned from", "score on unseen prompts",
+            "How many rows?\n0: no better than the mean reward",
         ),
     ]  # fmt: skip

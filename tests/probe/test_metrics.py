@@ -43,6 +43,10 @@ def test_calibration_is_scikit_learns():
     np.testing.assert_allclose(curve.target_B, target_B, atol=1e-6)
     assert curve.count_B.tolist() == [100.0] * 10
     np.testing.assert_allclose(curve.error_B, np.sqrt(target_B * (1 - target_B) / 100), atol=1e-6)
+    # ten copies of a row know no more than the row
+    copies = [column_R.repeat_interleave(10) for column_R in (value_R, target_R, torch.arange(1000))]
+    clustered = calibration_curve(copies[0], copies[1], group_R=copies[2])
+    torch.testing.assert_close(clustered.error_B, curve.error_B)
     # the value says v, the truth is v^2: v - v^2 is 1/6 on average
     assert curve.expected_error == pytest.approx(1 / 6, abs=0.03)
     honest = calibration_curve(value_R**2, target_R)

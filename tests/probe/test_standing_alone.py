@@ -1,7 +1,11 @@
 """The library stands alone: with nothing but torch, numpy and safetensors it can be imported and used."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 # every other distribution that is installed is hidden from the import system
 PROGRAM = """
@@ -21,22 +25,17 @@ hidden |= {"recipe", "reward", "launch"}
 assert {"ray", "verl", "sklearn", "matplotlib", "omegaconf", "transformers"} <= hidden
 sys.meta_path.insert(0, Nothing())
 
-import tempfile
 import probe.estimators, probe.metrics, probe.planted, probe.study.compare, probe.study.dump
-from probe import ProbeBank, ProbeSettings
-
-world = probe.planted.PlantedWorld(32)
-bank = ProbeBank(ProbeSettings(min_rows=8, exact_features=8, rank=4), world.layout())
-rows = world.draw(64)
-bank.update(rows.x_NF, rows.reward_N, rows.group_N)
-with tempfile.TemporaryDirectory() as folder:
-    bank.save(folder + "/bank")
-    bank.load(folder + "/bank")
-assert bank.predict(rows.x_NF).value_R.isfinite().all()
-print("used alone")
 """
 
 
-def test_with_nothing_but_torch_numpy_and_safetensors():
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
-    assert result.stdout == "used alone\n", result.stderr
+def test_the_example_of_the_documentation_needs_nothing_but_torch_numpy_and_safetensors(tmp_path):
+    page = (ROOT / "docs/probe.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    assert "bank.update" in example
+    command = [sys.executable, "-c", PROGRAM + example]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 8 and (tmp_path / "probe_state/probe.json").exists()
