@@ -17,7 +17,17 @@ import torch
 from tqdm import tqdm
 
 from probe.settings import KINDS, ProbeSettings
-from probe.study.compare import SHARES, Result, best, folds_of, judge, learning_point, stages, start_choice
+from probe.study.compare import (
+    SHARES,
+    Result,
+    best,
+    folds_of,
+    judge,
+    learning_point,
+    pass_rate_spread,
+    stages,
+    start_choice,
+)
 from probe.study.dump import Dump, read_dumps
 
 
@@ -38,9 +48,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def summary(dump: Dump) -> str:
     prompts, groups = len(dump.prompt_N.unique()), len(dump.group_N.unique())
     rows = len(dump.reward_N)
+    spread, ceiling = pass_rate_spread(dump)
     return (
         f"{rows:,} rows of {prompts:,} prompts from {dump.files} files; {rows / groups:.1f} rollouts per prompt and "
-        f"step; mean reward {dump.reward_N.mean():.3f}"
+        f"step; mean reward {dump.reward_N.mean():.3f}\n"
+        f"the prompts' pass rates spread by about {spread:.3f}; a perfect predictor would reach Pearson {ceiling:.2f}"
     )
 
 

@@ -115,6 +115,16 @@ def judge(dump: Dump, choice: Choice, settings: ProbeSettings, fold_N: Tensor, s
     )
 
 
+def pass_rate_spread(dump: Dump) -> tuple[float, float]:
+    """Standard deviation of the prompts' true pass rates, and the Pearson correlation of a perfect predictor with the
+    siblings' mean reward: what the noise of that mean leaves. Rollouts of a prompt have nothing in common but the pass
+    rate, so their rewards' covariance is its variance."""
+    target_N, mean = sibling_mean(dump.reward_N, dump.group_N).double(), dump.reward_N.double().mean()
+    variance = max(0.0, float(((dump.reward_N - mean) * (target_N - mean)).mean()))
+    spread = float(target_N.var())
+    return variance**0.5, min(1.0, (variance / spread) ** 0.5) if spread > 0 else 0.0
+
+
 def best(results: list[Result]) -> Result:
     """The smallest squared error: what decides the variance of the advantage."""
     return min(results, key=lambda result: result.rmse)

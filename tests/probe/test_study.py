@@ -11,7 +11,7 @@ from probe import FeatureLayout
 from probe.planted import PlantedWorld
 from probe.settings import ProbeSettings
 from probe.study.__main__ import main
-from probe.study.compare import Choice, folds_of, out_of_fold
+from probe.study.compare import Choice, folds_of, out_of_fold, pass_rate_spread
 from probe.study.dump import read_dumps, write_dump
 
 D, PROMPTS, ROLLOUTS = 24, 120, 4
@@ -98,6 +98,16 @@ def test_what_cannot_be_studied_is_said(tmp_path, capsys):
     scalars = FeatureLayout(("length",), (1,))
     write_dump(tmp_path / "t", 1, 0, scalars, torch.ones(9, 1), torch.ones(9), torch.arange(9), torch.zeros(9))
     assert "no hidden states" in error_of(tmp_path / "t")
+
+
+def test_what_a_perfect_predictor_could_reach(tmp_path):
+    """Pass rates are uniform: variance 1/12; the mean of three siblings adds a noise of (1/6) / 3."""
+    spread, ceiling = pass_rate_spread(read_dumps([write_run(tmp_path, steps=40)]))
+    assert spread == pytest.approx((1 / 12) ** 0.5, abs=0.03)
+    assert ceiling == pytest.approx((1 / 12 / (1 / 12 + 1 / 18)) ** 0.5, abs=0.03)
+    layout = FeatureLayout(("prompt@0/1",), (2,))
+    write_dump(tmp_path / "one", 1, 0, layout, torch.zeros(4, 2), torch.ones(4), torch.arange(4) // 2, torch.zeros(4))
+    assert pass_rate_spread(read_dumps([tmp_path / "one"])) == (0.0, 0.0)
 
 
 def test_rows_of_one_prompt_share_a_fold():
