@@ -8,11 +8,13 @@ clip.
 """
 
 import argparse
+import json
 import os
 import platform
 import sys
-import threading
+import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
 
@@ -38,7 +40,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(args.threads)  # before numpy and torch are loaded
 
 import numpy as np  # noqa: E402
-import psutil  # noqa: E402
 import torch  # noqa: E402
 from sklearn.decomposition import PCA  # noqa: E402
 from sklearn.linear_model import Ridge  # noqa: E402
@@ -195,30 +196,20 @@ def drift() -> None:
             print(f"{size:>6} {window_rows:>7} {peer:>8.4f} {own:>8.4f} {own / peer:>6.3f} {worst:>6.3f}", flush=True)
 
 
-class PeakMemory:
-    """Largest growth of this process's memory inside the block, sampled every millisecond; on a GPU, the
-    allocator's."""
-
-    def __enter__(self):
-        self.process, self.done = psutil.Process(), threading.Event()
-        self.start = self.peak = self.process.memory_info().rss
-        if args.device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-            self.start = torch.cuda.memory_allocated()
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while not self.done.wait(0.001):
-            self.peak = max(self.peak, self.process.memory_info().rss)
-
-    def __exit__(self, *exception):
-        self.done.set()
-        self.thread.join()
-        if args.device != "cpu":
-            self.peak = torch.cuda.max_memory_allocated()
-        self.added = self.peak - self.start
+def peak_bytes(function) -> int:
+    """Most bytes that torch held at once inside `function`, beyond what it held before."""
+    if args.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        profile.export_chrome_trace(file.name)
+        events = [e for e in json.loads(Path(file.name).read_bytes())["traceEvents"] if e.get("name") == "[memory]"]
+    held = accumulate(event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"]))
+    return max(held)
 
 
 def memory() -> None:
@@ -234,12 +225,11 @@ def memory() -> None:
             estimator = _bytes(probe.estimator.state(probe.window.order)[0].values())
             rows = world.draw(args.new_rows)
             probe.estimator.refresh_share = 0.0  # refresh now
-            with PeakMemory() as peak:
-                learn(bank, rows, 1)
+            peak = peak_bytes(lambda: learn(bank, rows, 1))  # noqa: B023
             base = count * world.layout().num_features * 4
             print(
                 f"{size:>6} {count:>6} {base / 1e6:>13.1f} {window / 1e6:>8.1f} {(window + estimator) / base:>6.3f} "
-                f"{estimator / 1e6:>10.1f} {peak.added / 1e6:>10.1f}",
+                f"{estimator / 1e6:>10.1f} {peak / 1e6:>10.1f}",
                 flush=True,
             )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probe.settings import FeatureLayout
 
-CHUNK = 1024  # rows standardised at a time: bounds the workspace to CHUNK x F floats
+CHUNK = 256  # rows standardised at a time: bounds the workspace to few x CHUNK x F floats, and stays in the cache
 FIRST_ITERATIONS, TRACKING_ITERATIONS = 3, 1
 
 
