@@ -21,6 +21,7 @@ from probe.study.compare import (
     SHARES,
     Result,
     best,
+    first_as_good,
     folds_of,
     judge,
     learning_point,
@@ -36,7 +37,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="folders of feature dumps")
     parser.add_argument("--out", type=Path, required=True, help="folder for figures, results.json and poise.yaml")
     parser.add_argument("--folds", type=int, default=5, help="parts that the prompts are dealt into")
-    parser.add_argument("--estimators", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument(
+        "--estimators",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        help="the first is taken unless another is better",
+    )
     parser.add_argument("--rank", type=int, default=96, help="dimensions of the subspace")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -76,11 +83,11 @@ def main(argv: list[str] | None = None) -> int:
         choices = choices_after(choice)
         bar = tqdm(choices, desc=name, leave=False, disable=None)
         done[name] = [judge(dump, candidate, settings, fold_N) for candidate in bar]
-        choice = best(done[name]).choice
+        choice = (first_as_good(done[name], dump) if name == "estimator" else best(done[name])).choice
         print(f"\n== {name}\n{report.HEADER}")
         for result in sorted(done[name], key=lambda result: result.rmse):
             print(report.table_row(result) + ("  <" if result.choice == choice else ""))
-    winner = best(done["estimator"])
+    winner = next(result for result in done["estimator"] if result.choice == choice)
     bar = tqdm(SHARES, desc="learning curve", leave=False, disable=None)
     curve = [learning_point(dump, winner.choice, settings, fold_N, share) for share in bar]
     paths = report.figures(args.out, dump, done["block and pooling"], winner, curve)

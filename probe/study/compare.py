@@ -130,6 +130,20 @@ def best(results: list[Result]) -> Result:
     return min(results, key=lambda result: result.rmse)
 
 
+def first_as_good(results: list[Result], dump: Dump) -> Result:
+    """The first result whose squared error exceeds the smallest by no more than a standard error of their difference,
+    in which the rows of a prompt count as one: what a few prompts decide is no reason to leave the default."""
+    target_N = sibling_mean(dump.reward_N, dump.group_N).double()
+    _, place_N = torch.unique(dump.prompt_N, return_inverse=True)
+    least_N = (best(results).value_N.double() - target_N).square()
+    for result in results:
+        excess_N = (result.value_N.double() - target_N).square() - least_N
+        sum_G = torch.zeros_like(excess_N).index_add_(0, place_N, excess_N - excess_N.mean())
+        if excess_N.mean() <= sum_G.square().sum().sqrt() / len(excess_N):
+            return result
+    raise AssertionError("the best result is as good as itself")
+
+
 def stages(
     dump: Dump, start: Choice, estimators: tuple[str, ...] = KINDS
 ) -> Iterator[tuple[str, Callable[[Choice], list[Choice]]]]:

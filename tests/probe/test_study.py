@@ -11,7 +11,7 @@ from probe import FeatureLayout
 from probe.planted import PlantedWorld
 from probe.settings import ProbeSettings
 from probe.study.__main__ import main
-from probe.study.compare import Choice, folds_of, out_of_fold, pass_rate_spread
+from probe.study.compare import Choice, first_as_good, folds_of, judge, out_of_fold, pass_rate_spread
 from probe.study.dump import read_dumps, write_dump
 
 D, PROMPTS, ROLLOUTS = 24, 120, 4
@@ -108,6 +108,19 @@ def test_what_a_perfect_predictor_could_reach(tmp_path):
     layout = FeatureLayout(("prompt@0/1",), (2,))
     write_dump(tmp_path / "one", 1, 0, layout, torch.zeros(4, 2), torch.ones(4), torch.arange(4) // 2, torch.zeros(4))
     assert pass_rate_spread(read_dumps([tmp_path / "one"])) == (0.0, 0.0)
+
+
+def test_the_first_is_taken_unless_another_is_clearly_better(tmp_path):
+    dump = read_dumps([write_run(tmp_path)])
+    fold_N = folds_of(dump.prompt_N, 5, 0)
+
+    def result_of(block, kind):
+        choice = Choice(block, 4, ("prompt", "response"), (), kind)
+        return judge(dump, choice, ProbeSettings(), fold_N)
+
+    blind, ridge, same = result_of(3, "ridge"), result_of(7, "ridge"), result_of(7, "subspace_ridge")
+    assert first_as_good([blind, ridge, same], dump) is ridge
+    assert first_as_good([same, ridge, blind], dump) is same
 
 
 def test_rows_of_one_prompt_share_a_fold():
