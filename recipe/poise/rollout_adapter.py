@@ -8,6 +8,8 @@ from recipe.poise.vllm_extension import PREFIX, own_socket
 class RolloutAdapter(ServerAdapter):
     """verl's adapter; where vLLM has another extension than ours, it keeps verl's socket."""
 
+    zmq_handle: str
+
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         extension = config.engine_kwargs.get("vllm", {}).get("worker_extension_cls") or ""
