@@ -207,6 +207,7 @@ def test_what_keeps_runs_from_being_compared_is_said(tmp_path):
     text = (tmp_path / "report/report.md").read_text()
     assert f"not in the report: {empty.parent}: no metrics.jsonl" in text
     assert "- versions of long_s0: python 3.11, verl 0.9.1" in text
+    assert "| final, products | final, sums |" in text and "| 0.400 | 0.600 |" in text
     assert "last attempt: crashed" in text and "| blind | 0 | – | – |" in text
 
 

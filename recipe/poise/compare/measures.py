@@ -80,6 +80,15 @@ def accuracy(run: Run) -> Curve:
     return Curve(np.array([step for step, _ in points], float), np.array([value for _, value in points], float))
 
 
+def final_by_source(run: Run) -> dict[str, float]:
+    """The last validation accuracy of each data source."""
+    found = {}
+    for name in sorted(metric_names(run)):
+        if match := VALIDATION.fullmatch(name):
+            found[match["source"]] = float(series(run, [name]).y[-1])
+    return found
+
+
 def protocol(run: Run) -> str:
     """What the accuracy is an average of, for instance avg@4 of 2 sources; "" without validation."""
     names = metric_names(run)
@@ -179,6 +188,7 @@ class Measures:
     updates: int
     start: float | None
     final: float | None
+    sources: dict[str, float]
     seconds: float | None
     tokens: float | None
     tokens_exact: bool
@@ -199,6 +209,7 @@ def measure(run: Run) -> Measures:
         updates=len(update_steps(run)),
         start=float(curve.y[0]) if len(curve.y) and curve.x[0] == 0 else None,
         final=float(curve.y[-1]) if len(curve.y) else None,
+        sources=final_by_source(run),
         seconds=float(seconds.y[-1]) if len(seconds.y) else None,
         tokens=float(tokens.y[-1]) if len(tokens.y) else None,
         tokens_exact=exact,

@@ -88,14 +88,21 @@ def overview(methods: list[Method]) -> Table:
         "generated tokens": (lambda item: item.tokens, number),
         "thrown away": (lambda item: item.discarded_share, _percent),
     }
+    sources = sorted({source for method in methods for item in method.measures for source in item.sources})
+    sources = sources if len(sources) > 1 else []
     rows = [
-        [Cell(method.name), Cell(method.seeds), *(cell(method.spread(get), form) for get, form in columns.values())]
+        [
+            Cell(method.name), Cell(method.seeds),
+            *(cell(method.spread(get), form) for get, form in columns.values()),
+            *(cell(Spread.of([item.sources.get(source) for item in method.measures]), _accuracy) for source in sources),
+        ]
         for method in methods
-    ]
+    ]  # fmt: skip
     return Table(
         "Overview",
-        "Mean over seeds, lowest to highest below. Seconds are those of training steps, without validation and start.",
-        ["method", "seeds", *columns],
+        "Mean over seeds, lowest to highest below. Accuracy is the plain mean over data sources, whatever their size. "
+        "Seconds are those of training steps, without validation and start.",
+        ["method", "seeds", *columns, *(f"final, {source}" for source in sources)],
         rows,
     )
 
