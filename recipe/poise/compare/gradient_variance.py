@@ -152,8 +152,9 @@ def study(args: argparse.Namespace) -> Path:
     tokens = args.rollouts * float(pool.length_R.float().mean())
     equal = pool.reward_R.view(-1, PER_PROMPT).std(dim=1) == 0
     heading = (
-        f"{args.model}: {len(pool.ids) // PER_PROMPT} prompts x {PER_PROMPT}, pass rate {pool.reward_R.mean():.3f} "
-        f"({equal.float().mean():.0%} of groups of 8 have equal rewards), {pool.length_R.float().mean():.1f} tokens "
+        f"{Path(args.model).name}: {len(pool.ids) // PER_PROMPT} prompts x {PER_PROMPT}, "
+        f"pass rate {pool.reward_R.mean():.3f} ({equal.float().mean():.0%} of groups of 8 have equal rewards), "
+        f"{pool.length_R.float().mean():.1f} tokens "
         f"per response; probe fitted on {len(fit.ids)} rows of {args.fit_prompts} other prompts, correlation with the "
         f"mean of the seven other rewards {np.corrcoef(value_R, oracle_R)[0, 1]:.3f}. {args.directions} directions, "
         f"batches of {tokens:.0f} generated tokens (about {args.rollouts} rollouts), seed {args.seed}; "
