@@ -1,6 +1,7 @@
 """What preflight looks at on one node. Each check returns what was found and, where it failed, what to do."""
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -70,15 +71,26 @@ def _looks_local(path: str) -> bool:
     return path.startswith(("/", "~", "."))
 
 
+def missing_model_file(folder: Path) -> str | None:
+    """What a model's folder lacks; None where it is complete."""
+    if not (folder / "config.json").is_file():
+        return f"{folder}/config.json"
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        return next((f"{folder}/{shard}" for shard in sorted(shards) if not (folder / shard).is_file()), None)
+    weights = (*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin"))
+    return None if weights else f"{folder}/model.safetensors"
+
+
 def check_model(path: str) -> list[Check]:
     """A folder must hold a model here; a hub id must be in the cache, or the hub allowed."""
     if "://" in path:  # verl copies it
         return [Check("model", True, f"{path}, not looked at")]
     if _looks_local(path):
-        ok = Path(path).expanduser().joinpath("config.json").is_file()
-        return [
-            Check("model", ok, path, f"{path}/config.json is not visible here: put the model on a shared filesystem")
-        ]
+        missing = missing_model_file(Path(path).expanduser())
+        remedy = f"{missing} is not visible here: put the whole model on a shared filesystem"
+        return [Check("model", missing is None, path, remedy)]
     from huggingface_hub import try_to_load_from_cache
 
     cached = isinstance(try_to_load_from_cache(path, "config.json"), str)

@@ -20,6 +20,7 @@ def payload_folder(tmp_path, monkeypatch):
         pd.DataFrame({"prompt": ["1 + 1 ="], "data_source": ["sum"]}).to_parquet(tmp_path / f"{name}.parquet")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    (tmp_path / "model/model.safetensors").touch()
     monkeypatch.setenv("PYTHONPATH", str(HERE / "slurm_payload"))
     return tmp_path
 

@@ -50,6 +50,18 @@ def test_what_is_not_there_is_named(payload_folder, run):
     assert text.count("FAIL") == 3 and "3 of 3 checks failed" in text
 
 
+def test_a_model_that_was_not_copied_whole(payload_folder):
+    model = payload_folder / "model"
+    assert failed(checks.check_model(str(model))) == {}
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert "model-00002-of-00002.safetensors is not visible" in failed(checks.check_model(str(model)))["model"]
+    (model / "model.safetensors.index.json").unlink()
+    (model / "model-00001-of-00002.safetensors").unlink()
+    assert "model.safetensors is not visible" in failed(checks.check_model(str(model)))["model"]
+
+
 def test_a_module_must_be_importable_and_remote_files_are_left_to_verl():
     assert failed(checks.check_files("reward", ["pkg://reward.router"])) == {}
     for missing in ("pkg://reward.nope", "pkg://no_such_package.module"):
