@@ -36,7 +36,7 @@ class Child:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=env, cwd=cwd, start_new_session=True, pass_fds=keep,
+            env=env, cwd=cwd, start_new_session=True, pass_fds=keep, preexec_fn=_heed_interrupt,
         )  # fmt: skip
         assert self.process.stdout is not None
         self._pump = threading.Thread(target=_copy, args=(self.process.stdout, log, redact), daemon=True)
@@ -69,6 +69,11 @@ class Child:
         self.process.wait()
         self._pump.join(timeout=10)
         return killed
+
+
+def _heed_interrupt() -> None:
+    """A script's background jobs ignore SIGINT, and would hand that on to the trainer, which is ended by it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _copy(source: BinaryIO, log: Path, redact: Redactor) -> None:

@@ -95,7 +95,11 @@ def test_usr1_stops_at_a_checkpoint_and_the_same_command_goes_on(start):
 
 
 def test_term_ends_everything_and_a_second_start_is_refused(start):
-    process, root = start(overrides={"+payload.seconds": 60})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a script's background job
+    try:
+        process, root = start(overrides={"+payload.seconds": 60})
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for_trainer(root)
     second, _ = start(overrides={"+payload.seconds": 60})
     out, _ = second.communicate(timeout=240)
