@@ -145,8 +145,10 @@ def _finish(axes, title: str, unit: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if any(len(line.get_xdata()) for line in axes.lines) or axes.collections:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        if labels := axes.get_legend_handles_labels()[1]:
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high + 0.35 * (high - low))  # room for the legend, so that it covers no curve
+            axes.legend(fontsize="small", loc="upper left", ncols=1 if len(labels) < 5 else 3)
     else:
         axes.text(0.5, 0.5, MISSING, ha="center", transform=axes.transAxes)
 
