@@ -1,16 +1,23 @@
 """POISE trains through verl for real: Ray, FSDP2 over gloo, vLLM with weight sync, the probe in the critic's seat."""
 
-import shutil
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
+import uuid
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from probe.study.dump import read_dumps
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+ROOT = Path(__file__).parents[2]
 
 
 def test_rollout_and_actor_agree_while_the_weights_move(unbroken):
@@ -35,20 +42,73 @@ def test_the_probe_takes_over_and_reports(unbroken):
     assert {"poise/correlation", "poise/mae", "poise/brier_skill", "poise/penalty"} <= set(last)
 
 
-def test_resume_goes_on_as_if_never_stopped(unbroken, run_poise, assets, tmp_path):
-    shutil.copytree(unbroken.checkpoints / "global_step_2", tmp_path / "checkpoints/global_step_2")
-    (tmp_path / "checkpoints/latest_checkpointed_iteration.txt").write_text("2")
-    resumed = run_poise(tmp_path, assets, *unbroken.overrides)
-    assert sorted(resumed.metrics) == [3, 4]
+@pytest.fixture
+def launched(unbroken, assets, kill_marked, tmp_path):
+    """A function that starts the same run by `python -m launch local`: the process. The run's folder. Its output."""
+    settings = {
+        "base": str(ROOT / "launch/runs/cpu_poise.yaml"),
+        "name": "small",
+        "folder": str(tmp_path / "run"),
+        "gpus_per_node": 2,
+        "prepare": [],
+        "preflight": {"at_start": False},
+        "overrides": {
+            "data.train_files": str(assets / "train.parquet"),
+            "data.val_files": str(assets / "val.parquet"),
+            "actor_rollout_ref.model.path": str(assets / "model"),
+        },
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+    own = ("trainer.n_gpus_per_node", "trainer.save_freq")
+    overrides = [item for item in unbroken.overrides if not item.startswith(own)]
+    command = [sys.executable, "-m", "launch", "local", str(tmp_path / "small.yaml")]
+    mark = uuid.uuid4().hex
+
+    def start():
+        with open(tmp_path / "log.txt", "a") as log:
+            return subprocess.Popen(
+                [*command, *overrides, "trainer.save_freq=100"],
+                cwd=ROOT,
+                env=os.environ | {"POISE_TEST_RUN": mark},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    yield start, tmp_path / "run", lambda: (tmp_path / "log.txt").read_text()[-6000:]
+    assert kill_marked(mark) == 0, "processes were left behind"
+
+
+def test_a_run_that_is_stopped_at_request_goes_on_as_if_never_stopped(unbroken, launched):
+    """USR1 to the launcher: the trainer saves at the step's end; the same command goes on from there."""
+    start, root, output = launched
+    process = start()
+    logged = root / "logs/attempt_1/metrics.jsonl"
+    deadline = time.monotonic() + 600
+    while not logged.exists() or not logged.read_text().strip():
+        assert process.poll() is None and time.monotonic() < deadline, output()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=300) == 75, output()
+    first = json.loads((root / "attempts.json").read_text())["attempts"][0]
+    assert 1 <= first["last_step"] < 4
+    assert [path.name for path in (root / "checkpoints").glob("global_step_*")] == [f"global_step_{first['last_step']}"]
+
+    assert start().wait(timeout=600) == 0, output()
+    attempts = json.loads((root / "attempts.json").read_text())["attempts"]
+    assert [item["outcome"] for item in attempts] == ["stopped", "done"]
+    assert attempts[1]["resumed_from"] == first["last_step"]
+    lines = map(json.loads, (root / "metrics.jsonl").read_text().splitlines())
+    metrics = {line["step"]: line["data"] for line in lines}
+    assert sorted(metrics) == [1, 2, 3, 4]
     compared = ("critic/score/mean", "response_length/mean", "actor/entropy", "actor/grad_norm")
-    for step in (3, 4):
-        expected, found = unbroken.metrics[step], resumed.metrics[step]
+    for step in metrics:
+        expected, found = unbroken.metrics[step], metrics[step]
         names = [*compared, *(name for name in expected if name.startswith("poise/") and "time_" not in name)]
         assert {name: found[name] for name in names} == pytest.approx(
             {name: expected[name] for name in names}, rel=2e-3, abs=2e-4
         )
     for path in (unbroken.checkpoints / "global_step_4/critic").glob("*.safetensors"):
-        expected, found = load_file(path), load_file(resumed.checkpoints / "global_step_4/critic" / path.name)
+        expected, found = load_file(path), load_file(root / "checkpoints/global_step_4/critic" / path.name)
         assert expected.keys() == found.keys()
         for name in expected:
             first, second = (tensors[name].double() for tensors in (expected, found))
