@@ -130,7 +130,9 @@ def test_colocate_async_with_padding_lora_and_a_feature_dump(run_poise, small, a
     assert sorted(run.metrics) == [1, 2]
     # in step 2 some rollouts are of the weights before the update: that is this mode's bargain
     assert run.metrics[1]["training/rollout_actor_probs_pearson_corr"] > 0.999
-    assert run.metrics[1]["actor/kl_loss"] == 0.0 < run.metrics[2]["actor/kl_loss"]
+    # the adapters start at zero, and leave it where some rollout was right
+    moved = run.metrics[1]["actor/grad_norm"] > 0
+    assert run.metrics[1]["actor/kl_loss"] == 0.0 and (run.metrics[2]["actor/kl_loss"] > 0) == moved
     assert run.metrics[2]["poise/rows"] == 32 and run.metrics[2]["poise/window_rows"] == 64
     assert sum(run.metrics[2][f"poise/share_{name}"] for name in ("probe", "rloo", "constant")) == pytest.approx(1.0)
 
