@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,10 +130,19 @@ def marked(logs: Path, name: str) -> bool:
     return name in os.listdir(logs)
 
 
-def watch(child: Child, run: RunFile, logs: Path) -> tuple[int, int | None]:
+def seconds_of_silence(files: Sequence[Path]) -> float:
+    """Since one of the files last grew; 0 where there is none yet."""
+    return max(0.0, time.time() - max((path.stat().st_mtime for path in files if path.exists()), default=time.time()))
+
+
+def watch(child: Child, run: RunFile, logs: Path, signs: Sequence[Path] = ()) -> tuple[int, int | None]:
     """Wait for the trainer; its status and the signal that ended it, if one did. USR1 asks for a stop.
 
-    The mark END counts as TERM, and LOST (a node of the cluster is gone) ends the trainer as crashed.
+    The mark END counts as TERM. LOST (a node of the cluster is gone) ends the trainer as crashed, and so does silence:
+    verl waits for ever for the weights' receiver in a vLLM engine that has died.
+
+    Args:
+        signs: files that grow while it lives, see `waits.silence_s`; none: it may be silent.
     """
     asked = False
     with Signals() as signals:
@@ -154,6 +163,10 @@ def watch(child: Child, run: RunFile, logs: Path) -> tuple[int, int | None]:
                 return child.process.poll() or -signal.SIGKILL, signals.end
             if marked(logs, LOST):
                 say("a node of the cluster is gone: ending the trainer")
+                child.interrupt(run.waits.teardown_s / 2)
+                return child.process.poll() or -signal.SIGKILL, None
+            if signs and seconds_of_silence(signs) > run.waits.silence_s:
+                say(f"nothing was printed or logged for {run.waits.silence_s} s (waits.silence_s): ending the trainer")
                 child.interrupt(run.waits.teardown_s / 2)
                 return child.process.poll() or -signal.SIGKILL, None
 
@@ -220,7 +233,7 @@ def run_attempt(run: RunFile, cluster: bool, logs: Path | None = None) -> int:
         command += worker_overrides(run, env) if cluster else []
         child = Child(command, logs / "train.log", Redactor(run), env, ROOT, keep=(lock,))
         try:
-            code, number_of_signal = watch(child, run, logs)
+            code, number_of_signal = watch(child, run, logs, signs=(logs / "train.log", logs / METRICS))
         finally:
             left = child.clear()
         if left:

@@ -65,6 +65,9 @@ class Waits(Section):
     head_s: Seconds = 180
     nodes_s: Seconds = 600
     teardown_s: Seconds = 60
+    # the trainer prints nothing and logs no step for so long: it hangs, and is ended as crashed. Longer than any step,
+    # validation and start of the run
+    silence_s: Seconds = 3600
 
 
 class Preflight(Section):

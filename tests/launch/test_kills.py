@@ -38,6 +38,8 @@ def path(tmp_path):
         "folder": str(tmp_path / "run"),
         "prepare": ["python -m recipe.poise.quickstart.prepare --out ${folder}/assets --fast"],
         "preflight": {"at_start": False},
+        # verl hangs where the engine dies while it takes the weights; a start on one core is silent for a minute
+        "waits": {"silence_s": 120},
         # the same step may be hit twice by chance here
         "resume": {"max_crashes": 0},
         "overrides": {

@@ -80,6 +80,14 @@ def test_the_same_step_twice_ends_it_and_retry_goes_on(start):
     assert steps(root) == list(range(1, 9))
 
 
+def test_a_trainer_that_hangs_counts_as_crashed(start):
+    settings = {"waits": {"silence_s": 10}, "resume": {"max_crashes": 0}}
+    process, root = start(overrides={"+payload.seconds": 600}, **settings)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 1 and "nothing was printed or logged for 10 s" in out, out
+    assert [item["outcome"] for item in attempts(root)] == ["crashed"]
+
+
 def test_usr1_stops_at_a_checkpoint_and_the_same_command_goes_on(start):
     settings = {"overrides": {"+payload.seconds": 0.5, "trainer.save_freq": 100}}
     process, root = start(**settings)
