@@ -8,6 +8,9 @@ import os
 import torch.distributed as dist
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
+# a critic's worker looks its engine up before verl has imported external_lib in that process
+import recipe.poise.engine  # noqa: F401
+
 
 def init_process_group() -> None:
     """Open the default gloo group from the environment that verl's worker group sets (RANK, WORLD_SIZE, ...)."""
