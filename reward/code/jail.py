@@ -83,7 +83,7 @@ def build_world(disk_mb: int, prefixes: list[str]) -> None:
         os.makedirs(f"{root}/dev", exist_ok=True)
         open(f"{root}/dev/{name}", "w").close()
         mount(f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND)
-    for folder in ("proc", "work", "tmp", "old"):
+    for folder in ("proc", "box", "tmp", "old"):
         os.makedirs(f"{root}/{folder}", exist_ok=True)
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
     os.chdir(root)
@@ -94,7 +94,7 @@ def build_world(disk_mb: int, prefixes: list[str]) -> None:
         raise OSError(ctypes.get_errno(), "umount of the old root")
     os.rmdir("/old")
     mount("tmpfs", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    for folder in ("/work", "/tmp"):
+    for folder in ("/box", "/tmp"):
         mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_mb}m,mode=777,nr_inodes=4096")
 
 
@@ -186,8 +186,8 @@ def run_case(argv: list[str], stdin: str, limits: dict) -> dict:
         file.write(stdin)
     with open("/tmp/in") as source, open("/tmp/out", "wb") as out, open("/tmp/err", "wb") as err:
         child = subprocess.Popen(
-            argv, stdin=source, stdout=out, stderr=err, cwd="/work", start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": "/work", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
+            argv, stdin=source, stdout=out, stderr=err, cwd="/box", start_new_session=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": "/box", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
             preexec_fn=lambda: restrict(limits),
         )  # fmt: skip
         status, end = None, time.monotonic() + limits["time_s"]
@@ -210,7 +210,7 @@ def run_case(argv: list[str], stdin: str, limits: dict) -> dict:
             status = "time"
         if len(texts[0]) > limits["output_kb"] * 1024 or child.returncode == -signal.SIGXFSZ:
             status = "output"
-    empty("/work")
+    empty("/box")
     empty("/tmp")
     stdout, stderr = (text[: limits["output_kb"] * 1024].decode("utf-8", "replace") for text in texts)
     return {"status": status, "stdout": stdout, "stderr": stderr[-2000:]}
@@ -236,9 +236,9 @@ def main() -> None:
         if time.monotonic() > end:
             reports.append({"status": "time", "stdout": "", "stderr": "the task's time was used up by earlier cases"})
             continue
-        with open("/work/main.py", "w") as file:
+        with open("/box/main.py", "w") as file:
             file.write(run["source"])
-        reports.append(run_case([task["python"], "-I", "-B", "/work/main.py"], run["stdin"], limits))
+        reports.append(run_case([task["python"], "-I", "-B", "/box/main.py"], run["stdin"], limits))
         if task["stop_at_failure"] and reports[-1]["status"] != "ok":
             break
     json.dump(reports, sys.stdout)

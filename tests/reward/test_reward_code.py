@@ -39,13 +39,13 @@ outcome(libc.syscall({"x86_64": 56, "aarch64": 220}[os.uname().machine], 0x10000
 MANY_FILES = """
 try:
     for n in range(10**6):
-        open(f"/work/{n}", "w").close()
+        open(f"/box/{n}", "w").close()
 except OSError as error:
     print(error.errno, n < 5000)
 """
 LEAVES_THINGS = """
 import os
-for folder in ("/work", "/tmp"):
+for folder in ("/box", "/tmp"):
     os.makedirs(folder + "/left/deep")
     open(folder + "/left/deep/file", "w").close()
 if os.fork() == 0:
@@ -55,7 +55,7 @@ if os.fork() == 0:
 """
 LOOKS_AROUND = """
 import os
-print(os.listdir("/work"), "left" in os.listdir("/tmp"), len([name for name in os.listdir("/proc") if name.isdigit()]))
+print(os.listdir("/box"), "left" in os.listdir("/tmp"), len([name for name in os.listdir("/proc") if name.isdigit()]))
 """
 
 
@@ -99,7 +99,7 @@ def test_a_program_runs(sandbox):
         (MANY_CHILDREN, "memory"),
         ("print('x' * 10**6)", "output"),
         ("import os\nwhile True: os.write(1, b'x' * 4096)", "output"),
-        ("f = open('/work/f', 'wb')\nfor _ in range(10**4): f.write(b'x' * 4096)", "error"),
+        ("f = open('/box/f', 'wb')\nfor _ in range(10**4): f.write(b'x' * 4096)", "error"),
         ("raise SystemExit(3)", "error"),
         ("import os; os.kill(1, 9); os.kill(1, 15)", "error"),
         ("import ctypes; ctypes.string_at(0)", "error"),
@@ -121,7 +121,7 @@ def test_a_fork_bomb_ends_and_leaves_nothing(sandbox):
 
 def test_many_files_fill_only_the_sandbox(sandbox):
     assert run(sandbox, MANY_FILES).stdout == "28 True\n"
-    assert run(sandbox, "import os; print(os.listdir('/work'))").stdout == "['main.py']\n"
+    assert run(sandbox, "import os; print(os.listdir('/box'))").stdout == "['main.py']\n"
 
 
 def test_nothing_outside_is_seen_or_written(sandbox, tmp_path):
