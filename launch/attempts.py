@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from launch.machine import commit, machine
 from launch.runfile import RunFileError
 
 FILE = "attempts.json"
@@ -20,7 +21,8 @@ OUTCOMES = ("running", "done", "stopped", "terminated", "crashed", "lost")
 
 @dataclass
 class Attempt:
-    """One start of the trainer. Steps count from 1; `last_step` is the last finished one."""
+    """One start of the trainer. Steps count from 1; `last_step` is the last finished one. `machine` and `commit` are
+    the head node's."""
 
     number: int
     started: float
@@ -31,6 +33,8 @@ class Attempt:
     code: int | None = None
     last_step: int | None = None
     outcome: str = "running"
+    machine: str = ""
+    commit: str = ""
 
     @property
     def failed_step(self) -> int | None:
@@ -73,7 +77,8 @@ class Attempts:
 
     def begin(self, number: int, resumed_from: int, devices: int, logs: Path) -> Attempt:
         """Write down a new attempt."""
-        self.items.append(Attempt(number, time.time(), resumed_from, devices, str(logs)))
+        started = Attempt(number, time.time(), resumed_from, devices, str(logs), machine=machine(), commit=commit())
+        self.items.append(started)
         self.write()
         return self.items[-1]
 

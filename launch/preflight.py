@@ -127,8 +127,19 @@ def cluster_checks(run: RunFile) -> list[Check]:
         try:
             found += check()
         except Unanswered as error:
+            if gone := _gone(nodes):  # a host that has just died is still in Ray's list when the checks start
+                found[0] = Check("nodes", False, f"{', '.join(gone)} left the cluster", found[0].remedy, "cluster")
+                return found
             found.append(Check(name, False, str(error), remedy, "all"))
     return found
+
+
+def _gone(nodes: list[dict]) -> list[str]:
+    """Addresses of those that are no longer in Ray's cluster."""
+    import ray
+
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [node["NodeManagerAddress"] for node in nodes if node["NodeID"] not in alive]
 
 
 class Unanswered(Exception):

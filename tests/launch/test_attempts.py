@@ -1,11 +1,15 @@
 """When a run may start again, what an exit status means, and one record of metrics from several attempts."""
 
 import json
+import os
+import re
+import subprocess
 
 import pytest
 
 from launch.attempt import merge_metrics, new_logs, only_one, outcome_of
 from launch.attempts import Attempts, last_step
+from launch.runfile import ROOT
 
 
 def history(tmp_path, *items) -> Attempts:
@@ -47,6 +51,23 @@ def test_after_a_repair_crashes_no_longer_count(tmp_path):
 def test_the_tracking_id_stays(tmp_path):
     history(tmp_path, ("stopped", 0, 4))
     assert Attempts.read(tmp_path, "another").tracking_id == "run-1"
+
+
+def test_machine_and_commit_are_written_down(tmp_path):
+    found = history(tmp_path, ("done", 0, 4)).items[0]
+    usable = len(os.sched_getaffinity(0))
+    assert re.match(rf"{usable}( of \d+)? cores of \S", found.machine)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert found.commit.removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_attempts_of_earlier_versions_can_be_read(tmp_path):
+    attempts = history(tmp_path, ("done", 0, 4))
+    values = json.loads(attempts.path.read_text())
+    for name in ("machine", "commit"):
+        del values["attempts"][0][name]
+    attempts.path.write_text(json.dumps(values))
+    assert Attempts.read(tmp_path).items[0].machine == ""
 
 
 def test_a_file_that_is_not_ours(tmp_path):

@@ -182,7 +182,7 @@ def test_what_keeps_runs_from_being_compared_is_said(tmp_path):
     write_jsonl(tmp_path / "short_s0/metrics.jsonl", steps_of(0.5, updates=4))
     write_jsonl(tmp_path / "long_s0/metrics.jsonl", steps_of(0.5))
     (tmp_path / "short_s0/attempts.json").write_text(
-        json.dumps({"tracking_id": "t", "attempts": [{"outcome": "crashed"}]})
+        json.dumps({"tracking_id": "t", "attempts": [{"outcome": "crashed", "machine": "9 cores", "commit": "abc"}]})
     )
     blind = {step: {"actor/grad_norm": 1.0} for step in range(1, 9)}
     write_jsonl(tmp_path / "blind_s0/metrics.jsonl", blind)
@@ -207,6 +207,7 @@ def test_what_keeps_runs_from_being_compared_is_said(tmp_path):
     text = (tmp_path / "report/report.md").read_text()
     assert f"not in the report: {empty.parent}: no metrics.jsonl" in text
     assert "- versions of long_s0: python 3.11, verl 0.9.1" in text
+    assert "- machine of short_s0: 9 cores" in text and "- commit of short_s0: abc" in text
     assert "| final, products | final, sums |" in text and "| 0.400 | 0.600 |" in text
     assert "last attempt: crashed" in text and "| blind | 0 | – | – |" in text
 

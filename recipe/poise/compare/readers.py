@@ -36,6 +36,7 @@ class Run:
         config: the run's resolved config, {} where there is none.
         notes: what a reader of the report must know (crashed, cut short, metrics missing).
         versions: the line of `launch`'s preflight about them, "" where there is none.
+        machine, commit: of the attempts, as `launch` wrote them; "" where it did not.
     """
 
     path: Path
@@ -45,6 +46,8 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     versions: str = ""
+    machine: str = ""
+    commit: str = ""
 
 
 def _number(value: Any) -> float | None:
@@ -156,12 +159,21 @@ def _steps_of(path: Path) -> Steps:
     raise NothingLogged(f"{path}: no metrics.jsonl, no logs of `launch`, no event files of tensorboard in it")
 
 
-def _outcome(folder: Path) -> list[str]:
-    """What attempts.json of `launch` says where the run is not done, or had more than one attempt."""
+def _attempts(folder: Path) -> list[dict[str, Any]]:
+    """Of `launch`, oldest first; none where the run is not one of its."""
     file = folder / "attempts.json"
-    if not file.is_file():
+    return json.loads(file.read_text())["attempts"] if file.is_file() else []
+
+
+def _all_of(attempts: list[dict[str, Any]], name: str) -> str:
+    """The different values of a run's attempts, in their order."""
+    return ", then ".join(dict.fromkeys(text for item in attempts if (text := item.get(name))))
+
+
+def _outcome(folder: Path, attempts: list[dict[str, Any]]) -> list[str]:
+    """What is to be said where the run is not done, or had more than one attempt."""
+    if not (folder / "attempts.json").is_file():
         return []
-    attempts = json.loads(file.read_text())["attempts"]
     last = attempts[-1]["outcome"] if attempts else "never started"
     notes = [] if last == "done" else [f"the run is not finished (last attempt: {last})"]
     crashes = sum(item["outcome"] != "done" for item in attempts[:-1])
@@ -201,4 +213,8 @@ def read_run(text: str) -> Run:
     if seed is None and match:
         seed = int(match[1])
     method = label or SEED_SUFFIX.sub("", name)
-    return Run(path, method, None if seed is None else int(seed), steps, config, _outcome(folder), _versions(folder))
+    attempts = _attempts(folder)
+    return Run(
+        path, method, None if seed is None else int(seed), steps, config, _outcome(folder, attempts), _versions(folder),
+        _all_of(attempts, "machine"), _all_of(attempts, "commit"),
+    )  # fmt: skip

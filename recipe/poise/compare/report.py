@@ -3,18 +3,16 @@
 import base64
 import io
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from launch.machine import commit, machine
 from recipe.poise.compare import figures, summary
 from recipe.poise.compare.measures import STEP_METRICS, Measures
 from recipe.poise.compare.readers import Run
@@ -174,35 +172,22 @@ def settings_table(methods: list[Method]) -> Table | None:
     return Table("Settings that differ", "All others are equal.", ["setting", *names], rows, settings=True)
 
 
-def processor() -> str:
-    """Its name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def about(runs: list[Run]) -> dict[str, str]:
-    """What the runs say about their versions, and where the report was made; runs made elsewhere are not described by
-    the latter."""
+    """What the runs say about their versions, machine and commit, and where the report was made; runs made elsewhere
+    are not described by the latter."""
     found = {}
-    for text in sorted({run.versions for run in runs if run.versions}):
-        members = [str(run.path.name) for run in runs if run.versions == text]
-        found[f"versions of {', '.join(members) if len(members) < len(runs) else 'all runs'}"] = text
-    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    machine = ", ".join([f"{os.cpu_count()} cores of {processor()}", *accelerators])
-    found["report made on"] = f"{platform.system()}, {machine}"
+    for what in ("versions", "machine", "commit"):
+        for text in sorted({text for run in runs if (text := getattr(run, what))}):
+            members = [str(run.path.name) for run in runs if getattr(run, what) == text]
+            found[f"{what} of {', '.join(members) if len(members) < len(runs) else 'all runs'}"] = text
+    found["report made on"] = f"{platform.system()}, {machine()}"
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    folder = Path(__file__).parent
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-                            cwd=folder, capture_output=True, text=True)  # fmt: skip
-    if commit.returncode == 0:
-        found["commit"] = commit.stdout.strip()
+    if own := commit():
+        found["report's commit"] = own
     return found
 
 
