@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from launch.attempts import last_step
 from launch.runfile import ROOT, load
 
 HERE = Path(__file__).parent
@@ -132,9 +133,9 @@ def steps(root: Path) -> list[int]:
 def test_a_host_dies_and_the_run_goes_on_when_there_is_another(cluster, run_path, tmp_path):
     root = tmp_path / "run"
     job = submit(cluster, run_path)
-    tracker = root / "checkpoints/latest_checkpointed_iteration.txt"
+    logged = root / "logs/attempt_1/metrics.jsonl"  # a step is logged after its checkpoint
     deadline = time.monotonic() + 1500
-    while not tracker.exists() or int(tracker.read_text()) < 2:
+    while (last_step(logged) or 0) < 2:
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()[0][-8000:]
         time.sleep(0.5)
     cluster.kill("poise2")
