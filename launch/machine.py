@@ -2,18 +2,20 @@
 
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
 from launch.runfile import ROOT
 
+TIMEOUT_S = 30.0
+
 
 def _lines_of(*command: str) -> list[str]:
-    """What a program prints, line by line; nothing where it is missing or fails."""
-    if shutil.which(command[0]) is None:
+    """What a program prints, line by line; nothing where it is missing, fails or hangs (nvidia-smi, a sick GPU)."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
         return []
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 

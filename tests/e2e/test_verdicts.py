@@ -50,7 +50,7 @@ def test_poise_leaves_failed_rows_out(flaky, run_poise, assets, tmp_path):
     steps = [run.metrics[1], run.metrics[2]]
     for step in steps:
         share = step["reward/verifier_failed_share"]
-        assert 0 < share < 1
+        assert 0.1 < share < 0.6
         assert step["poise/left_out_reward"] == share * 32
         assert step["poise/advantage_variance"] > 0 and step["actor/grad_norm"] > 0
     fitted = [32 - step["poise/left_out_reward"] - step["poise/left_out_alone"] for step in steps]

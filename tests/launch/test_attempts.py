@@ -9,6 +9,7 @@ import pytest
 
 from launch.attempt import merge_metrics, new_logs, only_one, outcome_of
 from launch.attempts import Attempts, last_step
+from launch.machine import _lines_of
 from launch.runfile import ROOT
 
 
@@ -59,6 +60,13 @@ def test_machine_and_commit_are_written_down(tmp_path):
     assert re.match(rf"{usable}( of \d+)? cores of \S", found.machine)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert found.commit.removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_a_program_that_is_missing_fails_or_hangs_says_nothing(monkeypatch):
+    monkeypatch.setattr("launch.machine.TIMEOUT_S", 0.5)
+    for command in (("no-such-program",), ("false",), ("sleep", "60")):
+        assert _lines_of(*command) == []
+    assert _lines_of("printf", "a\\nb\\n") == ["a", "b"]
 
 
 def test_attempts_of_earlier_versions_can_be_read(tmp_path):

@@ -159,10 +159,10 @@ def _steps_of(path: Path) -> Steps:
     raise NothingLogged(f"{path}: no metrics.jsonl, no logs of `launch`, no event files of tensorboard in it")
 
 
-def _attempts(folder: Path) -> list[dict[str, Any]]:
-    """Of `launch`, oldest first; none where the run is not one of its."""
+def _attempts(folder: Path) -> list[dict[str, Any]] | None:
+    """Of `launch`, oldest first; None where the run is not one of its."""
     file = folder / "attempts.json"
-    return json.loads(file.read_text())["attempts"] if file.is_file() else []
+    return json.loads(file.read_text())["attempts"] if file.is_file() else None
 
 
 def _all_of(attempts: list[dict[str, Any]], name: str) -> str:
@@ -170,9 +170,9 @@ def _all_of(attempts: list[dict[str, Any]], name: str) -> str:
     return ", then ".join(dict.fromkeys(text for item in attempts if (text := item.get(name))))
 
 
-def _outcome(folder: Path, attempts: list[dict[str, Any]]) -> list[str]:
+def _outcome(attempts: list[dict[str, Any]] | None) -> list[str]:
     """What is to be said where the run is not done, or had more than one attempt."""
-    if not (folder / "attempts.json").is_file():
+    if attempts is None:
         return []
     last = attempts[-1]["outcome"] if attempts else "never started"
     notes = [] if last == "done" else [f"the run is not finished (last attempt: {last})"]
@@ -215,6 +215,6 @@ def read_run(text: str) -> Run:
     method = label or SEED_SUFFIX.sub("", name)
     attempts = _attempts(folder)
     return Run(
-        path, method, None if seed is None else int(seed), steps, config, _outcome(folder, attempts), _versions(folder),
-        _all_of(attempts, "machine"), _all_of(attempts, "commit"),
+        path, method, None if seed is None else int(seed), steps, config, _outcome(attempts), _versions(folder),
+        _all_of(attempts or [], "machine"), _all_of(attempts or [], "commit"),
     )  # fmt: skip
