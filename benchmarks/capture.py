@@ -17,8 +17,8 @@ import time
 import torch
 import transformers as hf
 
-from recipe.poise.capture import HiddenStateCapture, find_blocks, resolve_block, token_spans
-from recipe.poise.signals import DEFAULT_SIGNALS, compute_signals
+from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, resolve_block, token_spans
+from recipe.poise.capture.signals import DEFAULT_SIGNALS, compute_signals
 
 SHAPES = {
     "57m": {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "vocab_size": 8192},

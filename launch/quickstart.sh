@@ -36,7 +36,7 @@ OUT=$(cd "$OUT" && pwd)
 cd "$POISE_ROOT"
 
 summarise() {
-  python -m recipe.poise.quickstart_summary --metrics "$OUT/metrics.jsonl" --out "$OUT"
+  python -m recipe.poise.quickstart.summary --metrics "$OUT/metrics.jsonl" --out "$OUT"
   poise_say "checkpoints: $OUT/checkpoints   resolved settings: $OUT/hydra/.hydra/config.yaml"
 }
 
@@ -82,13 +82,13 @@ if [[ $POISE_ACCELERATOR == gpu ]]; then # the config describes a CPU
     trainer.device=cuda
     actor_rollout_ref.rollout.dtype=bfloat16
     actor_rollout_ref.rollout.gpu_memory_utilization=0.3
-    actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=recipe.poise.vllm_extension.WorkerExtension
+    actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls=recipe.poise.rollout.vllm_extension.WorkerExtension
   )
 fi
 
 poise_say "training; the first step takes some minutes to come; everything it prints is in $OUT/train.log"
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
-python -m recipe.poise.quickstart_summary --follow --metrics "$OUT/metrics.jsonl" --out "$OUT" & # ends with this script
+python -m recipe.poise.quickstart.summary --follow --metrics "$OUT/metrics.jsonl" --out "$OUT" & # ends with this script
 FOLLOWER=$!
 STATUS=0
 poise_run python -m recipe.poise.main_poise --config-name poise_quickstart \

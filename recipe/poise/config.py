@@ -7,13 +7,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
-from recipe.poise.dump import DumpSettings
-from recipe.poise.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
-from recipe.poise.stream import CaptureSettings
+from recipe.poise.capture.dump import DumpSettings
+from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
+from recipe.poise.capture.stream import CaptureSettings
 
 logger = logging.getLogger(__name__)
 
-ENGINE_MODULE = "recipe.poise.engine"
+ENGINE_MODULE = "recipe.poise.capture.engine"
 TRAINER_MODES = ("sync", "colocate_async")
 STATES = ("prompt", "response")
 
@@ -28,12 +28,12 @@ class PoiseConfig:
         num_tokens: how many tokens a state is the mean of (paper: 10 for Qwen3-4B, 32 for OLMo3-7B).
         states: which states are features: prompt (last prompt tokens), response (last response tokens up to and
             including the last ``</think>``).
-        signals: scalar features by name, see recipe/poise/signals.py; "reward" is the rollout's own reward, from
-            which the sibling's baseline gets RLOO's information too.
+        signals: scalar features by name, see recipe/poise/capture/signals.py; "reward" is the rollout's own reward,
+            from which the sibling's baseline gets RLOO's information too.
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
         probe: settings of the value probe, see probe/settings.
         seed: of the probe's random projections.
-        dump_features: feature dumps for `python -m probe.study`, see recipe/poise/dump.py.
+        dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
         as the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
     """
@@ -170,7 +170,7 @@ def check_block(poise: PoiseConfig, config: DictConfig) -> None:
     from transformers import AutoConfig
     from verl.utils.fs import copy_to_local
 
-    from recipe.poise.capture import resolve_block
+    from recipe.poise.capture.hook import resolve_block
 
     model = config.actor_rollout_ref.model
     path = copy_to_local(model.get("hf_config_path") or model.path)

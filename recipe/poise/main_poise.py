@@ -11,8 +11,8 @@ from verl.utils.device import auto_set_device
 
 from recipe.poise.config import check_block, check_config
 from recipe.poise.plugin import check_registered
-from recipe.poise.stop import EXIT_STATUS, StopRequested
-from recipe.poise.verdicts import check_reward
+from recipe.poise.trainer.stop import EXIT_STATUS, StopRequested
+from recipe.poise.trainer.verdicts import check_reward
 
 
 @hydra.main(config_path="config", config_name="poise_trainer", version_base=None)
@@ -23,11 +23,11 @@ def main(config):
         check_block(check_config(config), config)
     check_reward(config)
     if config.poise.seeded_rollouts:
-        from recipe.poise.seeded_rollout import use_seeded_rollouts
+        from recipe.poise.rollout.seeded import use_seeded_rollouts
 
         use_seeded_rollouts(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
-    from recipe.poise.task_runner import PoiseTaskRunner
+    from recipe.poise.trainer.task_runner import PoiseTaskRunner
 
     try:
         run_ppo(config, task_runner_class=PoiseTaskRunner)

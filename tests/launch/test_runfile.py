@@ -11,7 +11,7 @@ from launch.compose import override, resolved, training_arguments
 from launch.environment import COMMON, CPU, Redactor, public_environment, write_public
 from launch.ports import EPHEMERAL_START, Ports
 from launch.runfile import ROOT, RunFile, RunFileError, load
-from recipe.poise.capture import resolve_block
+from recipe.poise.capture.hook import resolve_block
 from recipe.poise.config import check_config
 from recipe.poise.data.catalogue import CATALOGUE, MATH_SUITES
 from reward.router import find_route

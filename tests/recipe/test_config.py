@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from probe import ProbeSettings
 from probe.study.compare import Choice
 from probe.study.report import config_block
+from recipe.poise.capture.signals import REWARD, SIGNALS
 from recipe.poise.config import PoiseConfig, capture_settings, check_block, check_config, read_poise_config
-from recipe.poise.signals import REWARD, SIGNALS
 
 CONFIG_DIR = str(Path(__file__).parents[2] / "recipe/poise/config")
 
@@ -62,7 +62,7 @@ def test_run_configs_pass(name):
         (["poise.num_tokens=0"], "at least 1 token"),
         (["actor_rollout_ref.rollout.n=1"], "biased"),
         (["algorithm.rollout_correction.bypass_mode=True"], "nothing to capture"),
-        (["actor_rollout_ref.model.external_lib=null"], "recipe.poise.engine"),
+        (["actor_rollout_ref.model.external_lib=null"], "recipe.poise.capture.engine"),
         (["critic.enable=False"], "critic seat"),
         (["trainer.v1.trainer_mode=separate_async"], "sync and colocate_async"),
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),

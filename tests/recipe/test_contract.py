@@ -77,7 +77,7 @@ def test_estimators_of_other_names_get_rewards_mask_and_prompt_ids():
 
 
 def test_our_estimator_is_registered_and_refuses_a_strange_trainer():
-    import recipe.poise.estimator  # noqa: F401
+    import recipe.poise.baseline.estimator  # noqa: F401
 
     estimator = core_algos.get_adv_estimator_fn("poise")
     with pytest.raises(RuntimeError, match="main_poise"):
@@ -87,7 +87,7 @@ def test_our_estimator_is_registered_and_refuses_a_strange_trainer():
 def test_engine_hooks_and_registry():
     from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 
-    import recipe.poise.engine as engine
+    import recipe.poise.capture.engine as engine
 
     assert parameters(FSDPEngineWithLMHead.forward_step) == ["self", "micro_batch", "loss_function", "forward_only"]
     assert parameters(FSDPEngineWithLMHead._build_model_optimizer) == ["self"]
@@ -118,7 +118,7 @@ def test_the_value_model_is_loaded_by_a_function_that_is_looked_up_at_the_call()
     from verl.utils.model import load_valuehead_model
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
-    from recipe.poise.engine import configured_attention, load_value_model
+    from recipe.poise.capture.engine import configured_attention, load_value_model
 
     text = source(FSDPEngine._build_module)
     assert "from verl.utils.model import load_valuehead_model" in text
@@ -138,10 +138,10 @@ def test_weight_sync_has_a_socket_of_the_runs_own(monkeypatch):
     from verl.workers.rollout.vllm_rollout import ServerAdapter
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
-    import recipe.poise.engine  # noqa: F401
+    import recipe.poise.capture.engine  # noqa: F401
     from recipe.poise.cpu.vllm_extension import CpuWorkerExtension
-    from recipe.poise.rollout_adapter import RolloutAdapter
-    from recipe.poise.vllm_extension import own_socket
+    from recipe.poise.rollout.adapter import RolloutAdapter
+    from recipe.poise.rollout.vllm_extension import own_socket
 
     assert get_rollout_class("vllm") is RolloutAdapter
     assert "self.zmq_handle = f" in source(ServerAdapter.__init__)

@@ -3,7 +3,7 @@
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 
-from recipe.poise.vllm_extension import WorkerExtension
+from recipe.poise.rollout.vllm_extension import WorkerExtension
 
 
 class CpuWorkerExtension(WorkerExtension):

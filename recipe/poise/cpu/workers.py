@@ -9,7 +9,7 @@ import torch.distributed as dist
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 # a critic's worker looks its engine up before verl has imported external_lib in that process
-import recipe.poise.engine  # noqa: F401
+import recipe.poise.capture.engine  # noqa: F401
 
 
 def init_process_group() -> None:

@@ -1,0 +1,85 @@
+"""The advantage estimator "poise" as verl calls it.
+
+verl's V1 trainer hands an estimator rewards, mask and prompt ids, but no field of ours (FIELDS in its
+``_compute_advantage`` are fixed). So the trainer opens `pairing(...)` around verl's own method, and the registered
+function finds the batch's rows and predictions there. Nothing of verl is repeated or replaced.
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from recipe.poise.baseline.advantage import Advantages, compute_advantages
+from recipe.poise.baseline.rows import Rows
+
+NAME = "poise"
+
+
+@dataclass
+class Pairing:
+    """What the estimator needs of a batch beyond verl's arguments; `result` is what it leaves behind for the
+    metrics."""
+
+    rows: Rows
+    value_B: Tensor
+    weight_B3: Tensor
+    constant_B: Tensor
+    failed_B: Tensor
+    own_value: bool
+    result: Advantages | None = None
+
+
+_current: ContextVar[Pairing | None] = ContextVar("poise_pairing", default=None)
+
+
+@contextmanager
+def pairing(inputs: Pairing):
+    """Make `inputs` the batch that the estimator works on."""
+    token = _current.set(inputs)
+    try:
+        yield inputs
+    finally:
+        _current.reset(token)
+
+
+@register_adv_est(NAME)
+def poise_advantage(
+    token_level_rewards: Tensor, response_mask: Tensor, config=None, index=None, **kwargs
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, both (B, L), the same on every response token of a row.
+
+    Args:
+        token_level_rewards: (B, L); their sum over a row is its outcome reward (a KL penalty in it is kept).
+        response_mask: (B, L); 1 on response tokens.
+
+    Raises:
+        RuntimeError: called outside `pairing(...)`: algorithm.adv_estimator=poise with a trainer that is not POISE's.
+    """
+    current = _current.get()
+    if current is None:
+        raise RuntimeError(
+            "algorithm.adv_estimator=poise needs POISE's trainer: start with `python -m recipe.poise.main_poise`"
+        )
+    mask_BL = response_mask.to(torch.float32)
+    reward_B = torch.where(response_mask.bool(), token_level_rewards.float(), 0.0).sum(dim=1)
+    seen = current.rows.id_B >= 0
+    judged_B = torch.where(current.failed_B, float("nan"), reward_B)  # a failed verifier's 0 is no reward
+    result = compute_advantages(
+        judged_B[seen],
+        current.rows.group_B[seen],
+        current.value_B[seen],
+        current.weight_B3[seen],
+        current.constant_B[seen],
+        own_value=current.own_value,
+    )
+    current.result = result
+    advantage_B = torch.zeros_like(reward_B)
+    advantage_B[seen] = result.advantage_B
+    # all outputs of an agent loop's session share the session's advantage; padding keeps zero
+    advantage_B = torch.where(current.rows.padding_B, 0.0, advantage_B[current.rows.last_B])
+    return_B = reward_B.nan_to_num(0.0, 0.0, 0.0)
+    return advantage_B.unsqueeze(1) * mask_BL, return_B.unsqueeze(1) * mask_BL

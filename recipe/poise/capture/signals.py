@@ -1,0 +1,115 @@
+"""Scalar features of a rollout from the log-prob pass's own entropy, log-probs and token ids, on the device.
+
+Entropy and log-prob of response token p sit at p - 1: the position whose logits predicted it.
+
+Shapes: R rows, T tokens of the packed sequence, S signals.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recipe.poise.capture.hook import TokenSpans
+
+DEFAULT_SIGNALS = ("entropy_response", "entropy_reasoning", "entropy_answer")
+PROMPT_ONLY_SIGNALS: tuple[str, ...] = ()  # signals that do not depend on the rollout: none of these
+
+
+@dataclass(frozen=True)
+class PassOutputs:
+    """What a signal may be made of."""
+
+    spans: TokenSpans
+    entropy_T: Tensor
+    log_prob_T: Tensor
+    input_ids_T: Tensor
+    eos_token_ids: tuple[int, ...]
+    max_response_length: int
+
+    @property
+    def length_R(self) -> Tensor:
+        return self.spans.response_end - self.spans.prompt_end
+
+
+def _segment_mean(x_T: Tensor, start_R: Tensor, end_R: Tensor) -> Tensor:
+    """Mean over [start, end) (R,); NaN for an empty segment. Through a running sum in float64."""
+    total = torch.cat([x_T.new_zeros(1, dtype=torch.float64), x_T.double().cumsum(0)])
+    return ((total[end_R] - total[start_R]) / (end_R - start_R)).float()
+
+
+def _entropy(out: PassOutputs, start_R: Tensor, end_R: Tensor) -> Tensor:
+    """Mean entropy of a part; an empty part takes the response's mean, and an empty response 0."""
+    part_R = _segment_mean(out.entropy_T, start_R - 1, end_R - 1)
+    whole_R = _segment_mean(out.entropy_T, out.spans.prompt_end - 1, out.spans.response_end - 1)
+    return torch.where(end_R > start_R, part_R, torch.where(out.length_R > 0, whole_R, 0.0))
+
+
+def _entropy_extreme(out: PassOutputs, reduce: str) -> Tensor:
+    """Largest or smallest entropy over the response; 0 for an empty one."""
+    row_T = torch.repeat_interleave(
+        torch.arange(len(out.length_R), device=out.length_R.device), out.length_R, output_size=int(out.length_R.sum())
+    )
+    first_R = out.length_R.cumsum(0) - out.length_R
+    place_T = torch.arange(len(row_T), device=row_T.device) - first_R[row_T] + out.spans.prompt_end[row_T] - 1
+    empty_R = torch.zeros(len(out.length_R), dtype=torch.float32, device=row_T.device)
+    return empty_R.scatter_reduce(0, row_T, out.entropy_T[place_T].float(), reduce, include_self=False)
+
+
+def _entropy_last(out: PassOutputs) -> Tensor:
+    last_R = out.entropy_T[(out.spans.response_end - 2).clamp(min=0)].float()
+    return torch.where(out.length_R > 0, last_R, 0.0)
+
+
+def _logprob_mean(out: PassOutputs) -> Tensor:
+    mean_R = _segment_mean(out.log_prob_T, out.spans.prompt_end - 1, out.spans.response_end - 1)
+    return torch.where(out.length_R > 0, mean_R, 0.0)
+
+
+def _truncated(out: PassOutputs) -> Tensor:
+    """1 where the response fills its budget without an end token."""
+    last_R = out.input_ids_T[out.spans.response_end - 1]
+    ended_R = torch.isin(last_R, torch.tensor(out.eos_token_ids, device=last_R.device, dtype=last_R.dtype))
+    return ((out.length_R >= out.max_response_length) & ~ended_R).float()
+
+
+SIGNALS: dict[str, Callable[[PassOutputs], Tensor]] = {
+    "entropy_response": lambda out: _entropy(out, out.spans.prompt_end, out.spans.response_end),
+    "entropy_reasoning": lambda out: _entropy(out, out.spans.prompt_end, out.spans.reasoning_end),
+    "entropy_answer": lambda out: _entropy(
+        out, torch.where(out.spans.has_think, out.spans.reasoning_end, out.spans.prompt_end), out.spans.response_end
+    ),
+    "entropy_last": _entropy_last,
+    "entropy_max": lambda out: _entropy_extreme(out, "amax"),
+    "entropy_min": lambda out: _entropy_extreme(out, "amin"),
+    "logprob_mean": _logprob_mean,
+    "length": lambda out: out.length_R.float().log1p(),
+    "truncated": _truncated,
+}
+REWARD = "reward"  # the rollout's own reward: the probe worker adds it, the pass does not know it
+
+
+def check_signals(names) -> None:
+    """Raises ValueError naming an unknown signal and the known ones."""
+    known = [*SIGNALS, REWARD]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown signal {name!r}; known signals: {', '.join(known)}")
+
+
+def compute_signals(
+    names,
+    spans: TokenSpans,
+    entropy_T,
+    log_prob_T,
+    input_ids_T,
+    eos_token_ids: tuple[int, ...],
+    max_response_length: int,
+) -> Tensor:
+    """The signals `names`, (R, S) float32, in that order. Raises ValueError for a name the pass cannot give."""
+    for name in names:
+        if name not in SIGNALS:
+            raise ValueError(f"unknown signal {name!r}; the log-prob pass gives {', '.join(SIGNALS)}")
+    out = PassOutputs(spans, entropy_T, log_prob_T, input_ids_T, tuple(eos_token_ids), max_response_length)
+    return torch.stack([SIGNALS[name](out) for name in names], dim=1)

@@ -1,0 +1,1 @@
+"""What changes on vLLM's side: the weight sync's socket, and a sampling seed per rollout."""

@@ -1,0 +1,1 @@
+"""A fixed checkpoint under the lens: variance of the gradient, quality of the values."""

@@ -1,0 +1,22 @@
+"""What every trainer here has, whatever its estimator: counts, a stop on request, failed verdicts, CPU workers."""
+
+import ray
+from verl.trainer.ppo.utils import Role
+
+from recipe.poise.trainer.counts import CountsMixin
+from recipe.poise.trainer.stop import StopMixin
+from recipe.poise.trainer.verdicts import VerdictMixin
+
+
+class BaseMixin(StopMixin, CountsMixin, VerdictMixin):
+    """On a CPU the same roles, with workers that open a plain gloo group."""
+
+    def _init_resource_pool_mgr(self):
+        super()._init_resource_pool_mgr()
+        if self.config.trainer.device != "cpu":
+            return
+        from recipe.poise.cpu.workers import CpuActorRolloutRefWorker, CpuTrainingWorker
+
+        for role in self.role_worker_mapping:
+            worker = CpuTrainingWorker if role == Role.Critic else CpuActorRolloutRefWorker
+            self.role_worker_mapping[role] = ray.remote(worker)

@@ -1,0 +1,91 @@
+"""POISE in verl's V1 trainers: a mix-in that overrides named hooks and calls verl's own method in each.
+
+Order in a step (verl's): log-prob pass with capture, predict, advantages, fit, actor update.
+"""
+
+import dataclasses
+
+import ray
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from verl.trainer.ppo.utils import Role
+
+from recipe.poise.baseline.estimator import Pairing, pairing
+from recipe.poise.baseline.rows import Rows, index_rows, plain_column
+from recipe.poise.baseline.worker import FIT_FIELDS, INFER_FIELDS, PREDICTION_FIELD, configured
+from recipe.poise.capture.dump import DUMP_FLAG
+from recipe.poise.capture.engine import CAPTURE_FLAG, ROW_FIELD
+from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
+from recipe.poise.trainer.base import BaseMixin
+from recipe.poise.trainer.verdicts import failed_rows
+
+
+class PoiseMixin(BaseMixin):
+    """The probe in the critic's seat, and the way of its predictions to the advantage estimator."""
+
+    def __init__(self, config):
+        self.poise: PoiseConfig = read_poise_config(config)
+        super().__init__(config)
+
+    def _init_resource_pool_mgr(self):
+        super()._init_resource_pool_mgr()
+        capture = capture_settings(self.poise, self.tokenizer, self.config.data.max_response_length)
+        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, capture))
+
+    def _compute_old_log_prob(self, batch, metrics):
+        rows = index_rows(batch.keys, batch.tags)
+        field = torch.stack([rows.id_B, rows.group_B, self._domains(batch), failed_rows(batch).long()], dim=1)
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({ROW_FIELD: field}, batch_size=len(batch)),
+        )
+        batch.extra_info[CAPTURE_FLAG] = True  # gone again from the batch that verl's method returns
+        dump = self.poise.dump_features
+        batch.extra_info[DUMP_FLAG] = dump.folder is not None and self.global_steps % dump.every == 0
+        return super()._compute_old_log_prob(batch, metrics)
+
+    def _domains(self, batch) -> torch.Tensor:
+        """(B,) int64: the probe of each row, from its data source."""
+        if len(self.poise.probe.domain_names) < 2:
+            return torch.zeros(len(batch), dtype=torch.int64)
+        sources = plain_column(batch, "data_source")
+        return torch.tensor([self.poise.probe.domain_index(str(source)) for source in sources])
+
+    def _compute_values(self, batch, metrics):
+        infer = dataclasses.replace(batch, fields=INFER_FIELDS)
+        infer.extra_info["poise_step"] = self.global_steps
+        super()._compute_values(infer, metrics)
+        return batch
+
+    def _compute_advantage(self, batch, metrics):
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[PREDICTION_FIELD])
+        prediction_B5 = data[PREDICTION_FIELD]
+        if prediction_B5.is_nested:
+            prediction_B5 = prediction_B5.values().view(len(batch), -1)
+        rows: Rows = index_rows(batch.keys, batch.tags)
+        inputs = Pairing(
+            rows=rows,
+            value_B=prediction_B5[:, 0],
+            weight_B3=prediction_B5[:, 1:4],
+            constant_B=prediction_B5[:, 4],
+            failed_B=failed_rows(batch),
+            own_value=self.config.actor_rollout_ref.rollout.n == 1,
+        )
+        with pairing(inputs):
+            batch = super()._compute_advantage(batch, metrics)
+        if inputs.result is None:
+            raise RuntimeError("verl computed advantages without asking the estimator registered as 'poise'")
+        metrics.update(inputs.result.metrics())
+        return batch
+
+    def _update_critic(self, batch, metrics):
+        fit = dataclasses.replace(batch, fields=FIT_FIELDS)
+        fit.extra_info["poise_step"] = self.global_steps
+        critic_metrics: dict = {}
+        super()._update_critic(fit, critic_metrics)
+        for name, value in critic_metrics.items():
+            if name.startswith("critic/") and value == value:  # NaN: there is nothing to report yet
+                metrics["poise/" + name.removeprefix("critic/")] = value
+        return batch
