@@ -10,6 +10,7 @@ from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
 from recipe.poise.config import check_block, check_config
+from recipe.poise.moved import check_moved
 from recipe.poise.plugin import check_registered
 from recipe.poise.trainer.stop import EXIT_STATUS, StopRequested
 from recipe.poise.trainer.verdicts import check_reward
@@ -18,6 +19,7 @@ from recipe.poise.trainer.verdicts import check_reward
 @hydra.main(config_path="config", config_name="poise_trainer", version_base=None)
 def main(config):
     check_registered()
+    check_moved(config)
     auto_set_device(config)
     if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
         check_block(check_config(config), config)
