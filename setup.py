@@ -70,7 +70,7 @@ setup(
     # Said explicitly, an editable install is one line in a .pth file, and packages added later are found as well.
     package_dir={"": "."},
     packages=find_namespace_packages(include=PACKAGES),
-    package_data={"": ["*.yaml", "*.json", "*.sh", "*.j2"]},
+    package_data={"": ["*.yaml", "*.json", "*.sh", "*.j2", "*.txt", "*.safetensors"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"verl.plugins": ["poise = recipe.poise.plugin:register"]},

@@ -35,7 +35,9 @@ class PoiseConfig:
         seed: of the probe's random projections.
         dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
-        as the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
+            as the unbroken one would have (single-turn rollouts; costs vLLM a generator per request).
+        poll_interval_s: seconds between two looks for finished rollouts (verl's own: 2), for every estimator. A step
+            waits half of it in the mean, which is seen where steps take seconds.
     """
 
     block: int | float = 19 / 36
@@ -47,6 +49,7 @@ class PoiseConfig:
     seed: int = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
+    poll_interval_s: float = 2.0
 
     def __post_init__(self):
         check_signals(self.signals)

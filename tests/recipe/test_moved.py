@@ -32,5 +32,5 @@ def test_classes_and_files_in_lists_are_found(text, new):
 
 
 def test_new_names_and_unresolved_interpolations_pass():
-    names = [new for new in MOVED.values()] + ["recipe.poise.engineering", "my.recipe.poise.engine", "${nowhere}"]
+    names = [*MOVED.values(), "recipe.poise.engineering", "my.recipe.poise.engine", "${nowhere}"]
     check_moved(OmegaConf.create({"names": names, "number": 1, "none": None}))

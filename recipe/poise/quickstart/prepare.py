@@ -1,7 +1,8 @@
 """Make the embedded default's assets: ``python -m recipe.poise.quickstart.prepare --out DIR``.
 
 Writes ``model/`` (weights and tokenizer), ``train.parquet``, ``val.parquet`` and ``manifest.json``. The folder appears
-whole or not at all, and a second call with the same settings does nothing.
+whole or not at all, and a second call with the same settings does nothing. The default's model comes finished with the
+package; for other settings, or with ``--train``, it is warm-started here.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from recipe.poise.quickstart import behaviours
 from recipe.poise.quickstart.model import make_model, make_tokenizer
+from recipe.poise.quickstart.packaged import packaged_model
 from recipe.poise.quickstart.tasks import LEVELS, Problem, distinct_problems, verl_row
 from recipe.poise.quickstart.warm_start import WarmStart, accuracy, train
 
@@ -36,9 +39,14 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
+        return {**self.model_record(), **asdict(self)}
+
+    def model_record(self) -> dict[str, Any]:
+        """As plain data, what the weights depend on."""
         shares = {behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()}
         levels = [asdict(level) for level in LEVELS]
-        return {"format": FORMAT, **asdict(self), "behaviours": shares, "levels": levels}
+        own = {"warm_start": asdict(self.warm_start), "seed": self.seed}
+        return {"format": FORMAT, **own, "behaviours": shares, "levels": levels}
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -58,15 +66,26 @@ def is_made(folder: Path, settings: Settings) -> bool:
     return manifest.exists() and json.loads(manifest.read_text())["settings"] == settings.record()
 
 
-def build(folder: Path, settings: Settings) -> dict[str, float]:
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """Words come from the warm-start part only; the templates and the numbers are the same everywhere."""
+    return make_tokenizer(distinct_problems("warm", 64, 0))
+
+
+def trained_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """The model after its warm start; a progress bar shows how far it is."""
+    model = make_model(tokenizer, settings.seed)
+    train(model, tokenizer, settings.warm_start)
+    return model
+
+
+def build(folder: Path, settings: Settings, training: bool) -> dict[str, float]:
     """Write all assets into a folder; the measured accuracies at the start."""
     asked = distinct_problems("val", settings.val_prompts, settings.seed)
     write_rows(distinct_problems("train", settings.train_prompts, settings.seed), "train", folder / "train.parquet")
     write_rows(asked, "val", folder / "val.parquet")
-    # Words come from the warm-start part only; the templates and the numbers are the same everywhere.
-    tokenizer = make_tokenizer(distinct_problems("warm", 64, 0))
-    model = make_model(tokenizer, settings.seed)
-    train(model, tokenizer, settings.warm_start)
+    tokenizer = new_tokenizer()
+    model = None if training else packaged_model(settings.model_record(), tokenizer)
+    model = model or trained_model(settings, tokenizer)
     measured = {
         "start": accuracy(model, tokenizer, asked),
         "careful": accuracy(model, tokenizer, asked, opening=behaviours.careful_opening),
@@ -81,8 +100,11 @@ def write_rows(problems: list[Problem], split: str, path: Path) -> None:
     pd.DataFrame([verl_row(problem, index, split) for index, problem in enumerate(problems)]).to_parquet(path)
 
 
-def prepare(out: Path, settings: Settings) -> bool:
+def prepare(out: Path, settings: Settings, training: bool = False) -> bool:
     """Make the assets at `out`; False if they were there.
+
+    Args:
+        training: warm-start the model although the package has it.
 
     Raises:
         FileExistsError: `out` holds something that this program did not write.
@@ -95,7 +117,7 @@ def prepare(out: Path, settings: Settings) -> bool:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         fresh, old = Path(scratch, "fresh"), Path(scratch, "old")
         fresh.mkdir()
-        measured = build(fresh, settings)
+        measured = build(fresh, settings, training)
         (fresh / MANIFEST).write_text(json.dumps({"settings": settings.record(), "accuracy": measured}, indent=2))
         if out.exists():
             shutil.move(out, old)
@@ -103,15 +125,28 @@ def prepare(out: Path, settings: Settings) -> bool:
     return True
 
 
+def default_settings() -> Settings:
+    """Of a call without options."""
+    return settings_of(parser().parse_args(["--out", "."]))
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="prepare", description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--out", type=Path, required=True, help="folder of the assets")
     options.add_argument("--seed", type=int, default=0, help="of problems, weights and demonstrations")
     options.add_argument("--fast", action="store_true", help="in half a minute, for tests: valid, but hardly trained")
-    options.add_argument("--steps", type=int, help="warm-start steps")
-    options.add_argument("--train-prompts", type=int, help="number of training prompts")
-    options.add_argument("--val-prompts", type=int, help="number of validation prompts")
-    options.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 4), help="of torch")
+    options.add_argument("--train", action="store_true", help="warm-start the model although the package has it")
+    options.add_argument("--steps", type=positive, help="warm-start steps")
+    options.add_argument("--train-prompts", type=positive, help="number of training prompts")
+    options.add_argument("--val-prompts", type=positive, help="number of validation prompts")
+    options.add_argument("--threads", type=positive, default=min(os.cpu_count() or 1, 4), help="of torch")
     return options
 
 
@@ -119,7 +154,7 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
     out = arguments.out.absolute()
-    if not prepare(out, settings_of(arguments)):
+    if not prepare(out, settings_of(arguments), arguments.train):
         print(f"Assets are already at {out}.")
         return
     measured = json.loads((out / MANIFEST).read_text())["accuracy"]

@@ -67,7 +67,12 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
     source = problems("warm", settings.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.steps, pct_start=0.05, cycle_momentum=False
+        optimizer,
+        settings.lr,
+        total_steps=settings.steps,
+        # a rise of exactly one step divides by zero
+        pct_start=max(0.05, 2 / settings.steps) if settings.steps > 2 else 0.05,
+        cycle_momentum=False,
     )
     model.train()
     bar = tqdm(range(settings.steps), desc="warm start", unit="step", mininterval=1.0)

@@ -9,7 +9,12 @@ from recipe.poise.trainer.verdicts import VerdictMixin
 
 
 class BaseMixin(StopMixin, CountsMixin, VerdictMixin):
-    """On a CPU the same roles, with workers that open a plain gloo group."""
+    """Small steps do not wait for verl's poll; on a CPU the same roles, with workers that open a plain gloo group."""
+
+    def _build_replay_buffer(self):
+        buffer = super()._build_replay_buffer()
+        buffer.poll_interval = self.config.poise.poll_interval_s
+        return buffer
 
     def _init_resource_pool_mgr(self):
         super()._init_resource_pool_mgr()
