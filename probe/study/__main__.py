@@ -69,13 +69,13 @@ def main(argv: list[str] | None = None) -> int:
         dump = read_dumps(args.dumps)
         fold_N = folds_of(dump.prompt_N, args.folds, args.seed)
         choice = start_choice(dump, args.estimators[0])
+        settings = ProbeSettings(rank=args.rank)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from probe.study import report  # after the cheap checks: matplotlib takes a second
 
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = ProbeSettings(rank=args.rank)
     print(summary(dump))
     print("scores on unseen prompts, against the mean reward of each rollout's siblings")
     done: dict[str, list[Result]] = {}
