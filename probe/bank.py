@@ -4,13 +4,15 @@ Shapes: R rows of a step, N rows in a window, F features.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from probe import state
+from probe.checked import Range, read, settle
 from probe.domain import DomainProbe
 from probe.estimators import Estimator, make_estimator
 from probe.metrics import calibration_metrics, prediction_scores
@@ -29,6 +31,18 @@ class Prediction:
     value_R: Tensor
     weight_R3: Tensor
     constant_R: Tensor
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a bank saves beside tensors; domains and the shared estimator check their own part."""
+
+    updates: Annotated[int, Range(0)]
+    shared: dict[str, Any]
+    domains: dict[str, Any]
+
+    def __post_init__(self):
+        settle(self)
 
 
 class ProbeBank:
@@ -160,13 +174,55 @@ class ProbeBank:
             for part, all_of_it, probe in zip(parts, whole, self.probes, strict=True)
         ]
 
+    def _identity(self) -> dict:
+        """What must agree between a state and the bank that loads it."""
+        return {
+            "features": dict(zip(self.layout.names, self.layout.sizes, strict=True)),
+            "feature_order": self.layout.names,
+            "settings": asdict(self.settings),
+            "self_target": self.self_target,
+        }
+
     def save(self, folder: str | Path) -> None:
         """Write the state to `folder`, atomically; see `probe.state`."""
-        state.save(self, Path(folder))
+        tensors, numbers = self.shared.state(torch.empty(0, dtype=torch.int64, device=self.device))
+        tensors = state.prefixed("shared", tensors)
+        domains = {}
+        for index, (name, probe) in enumerate(zip(self.settings.domain_names, self.probes, strict=True)):
+            learned, domains[name] = probe.state()
+            tensors |= state.prefixed(str(index), learned)
+        content = {"updates": self.updates, "shared": numbers, "domains": domains}
+        state.write(Path(folder), self._identity(), content, tensors)
 
     def load(self, folder: str | Path) -> None:
-        """Read what `save` wrote. Raises ValueError where it is another probe's or damaged, and says how."""
-        state.load(self, Path(folder))
+        """Read what `save` wrote. A bank that could not be filled is of no use afterwards.
+
+        Raises:
+            FileNotFoundError: no state there. ValueError: another probe's or damaged; says how and what to do.
+        """
+        folder = Path(folder)
+        identity, content, tensors = state.read(folder)
+        state.check_identity(folder, self._identity(), identity)
+        tensors = {key: tensor.to(self.device) for key, tensor in tensors.items()}
+        try:
+            saved = read(Saved, content)
+            if set(saved.domains) != set(self.settings.domain_names):
+                raise ValueError(f"domains {', '.join(saved.domains)}, want {', '.join(self.settings.domain_names)}")
+            shared, *parts = state.split(tensors, ["shared", *map(str, range(len(self.probes)))])
+            self.shared.load_state(shared, saved.shared, 0, 0)
+            probes = dict(zip(self.settings.domain_names, self.probes, strict=True))
+            for (name, numbers), learned in zip(saved.domains.items(), parts, strict=True):
+                try:
+                    probes[name].load_state(learned, numbers)
+                except ValueError as error:
+                    raise ValueError(f"domain {name}, {error}") from error
+            self.updates = saved.updates
+            # tensors that do not fit each other are found here rather than in the first step
+            for estimator in (self.shared, *(probe.estimator for probe in self.probes)):
+                if estimator.fitted:
+                    estimator.predict(torch.zeros(1, self.layout.num_features, device=self.device))
+        except (ValueError, RuntimeError) as error:
+            raise state.damaged(folder, error) from error
 
 
 def _newest(probe: DomainProbe, rows: int) -> Tensor:

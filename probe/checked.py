@@ -72,6 +72,13 @@ class UnknownSetting(SettingError):
         return f"unknown setting {self.path}={shown(self.value)}; known there: {self.want}"
 
 
+class MissingSetting(SettingError):
+    """A setting that has no default and is not there."""
+
+    def _message(self) -> str:
+        return f"{self.path} is missing: want {self.want}"
+
+
 def shown(value: Any) -> str:
     """A value in a line of YAML; text in quotes, so that '5' is not taken for 5."""
     if value is None or isinstance(value, bool):
@@ -125,6 +132,9 @@ def read(cls: type[Settings], values: Any, path: str = "") -> Settings:
         for key, value in values.items():
             if key not in known:
                 raise UnknownSetting(str(key), value, ", ".join(known))
+        for entry in fields(cls):  # type: ignore[arg-type]
+            if entry.name not in values and entry.default is MISSING and entry.default_factory is MISSING:
+                raise MissingSetting(entry.name, None, described(get_type_hints(cls, include_extras=True)[entry.name]))
         return cls(**values)
     except SettingError as error:
         raise error.under(path) if path else error from None
@@ -158,6 +168,8 @@ def _as(value: Any, kind: Any, path: str) -> Any:
         fits = listed
     elif bare is dict:
         fits = mapped
+    elif bare is Any:
+        return value
     elif bare is float:
         fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
     elif bare is int:
@@ -191,6 +203,8 @@ def described(kind: Any) -> str:
     bare, parts, limits = _parts(kind)
     if bare in (Union, types.UnionType):
         return " or ".join(map(described, parts))
+    if bare is Any:
+        return "anything"
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", tuple: "a list"}
     text = words.get(bare, "a mapping" if bare is dict else "null")
     if bare is Literal:

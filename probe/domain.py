@@ -3,15 +3,37 @@
 Shapes: R rows of a step, N rows in the window, F features.
 """
 
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor
 
+from probe.checked import Range, read, settle
 from probe.estimators import Estimator, make_estimator
 from probe.guard import BASELINES, Verdict, judge
 from probe.settings import FeatureLayout, ProbeSettings
+from probe.state import Tensors, check_tensors, prefixed, split
 from probe.window import SlidingWindow
 
 RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a domain's probe saves beside tensors; window and estimator check their own part."""
+
+    window: dict[str, Any]
+    estimator: dict[str, Any]
+    weights: tuple[Annotated[float, Range(0, 1)], ...]
+    errors: tuple[Annotated[float, Range(0)] | None, ...]  # None: NaN
+
+    def __post_init__(self):
+        settle(self)
+        if len(self.weights) != len(BASELINES) or abs(sum(self.weights) - 1.0) > 1e-6:
+            raise ValueError(f"weights {self.weights}: want {len(BASELINES)} that sum to one")
+        if len(self.errors) != len(BASELINES):
+            raise ValueError(f"errors {self.errors}: want {len(BASELINES)}")
 
 
 class DomainProbe:
@@ -79,3 +101,30 @@ class DomainProbe:
             return own_N
         # what was said before the rows were learned is honest for every estimator
         return self.window.value[self.window.order].double()
+
+    def state(self) -> tuple[Tensors, dict]:
+        """Tensors, and numbers as JSON has them: finite, or None."""
+        rows, counters = self.window.state()
+        learned, numbers = self.estimator.state(self.window.order)
+        tensors = prefixed("window", rows) | prefixed("estimator", learned)
+        left_out_N = self.estimator.left_out_
+        if left_out_N is not None and len(left_out_N) == len(self.window):  # of another length: not of these rows
+            tensors["guard.left_out"] = left_out_N
+        return tensors, {
+            "window": counters,
+            "estimator": numbers,
+            "weights": list(self.verdict.weight_E),
+            "errors": [error if error == error else None for error in self.verdict.error_E],
+        }
+
+    def load_state(self, tensors: Tensors, numbers: Any) -> None:
+        """Set what `state` gave. Raises ValueError for what it cannot have given."""
+        saved = read(Saved, numbers)
+        window, learned, guard = split(tensors, ("window", "estimator", "guard"))
+        self.window.load_state(window, saved.window)
+        rows = len(self.window)
+        self.estimator.load_state(learned, saved.estimator, self.window.rows, rows)
+        check_tensors("guard", guard, {"left_out": ("N", torch.float64)}, {"N": rows}, holes=("left_out",))
+        self.estimator.left_out_ = guard.get("left_out")
+        errors = tuple(float("nan") if error is None else error for error in saved.errors)
+        self.verdict = Verdict(saved.weights, errors)  # type: ignore[arg-type]

@@ -58,6 +58,12 @@ class Subspace:
             return self.layout.num_features
         return self.basis_.shape[1] + self.layout.num_features - self.layout.num_state_features
 
+    def check_loaded(self) -> None:
+        """Raises ValueError for a basis, read from a disk, of more directions than there can be."""
+        limit = min(self.rank, self.layout.num_state_features)
+        if self.basis_ is not None and self.basis_.shape[1] > limit:
+            raise ValueError(f"a basis of {self.basis_.shape[1]} directions, there can be {limit}")
+
     def refresh(self, x_NF: Tensor, rows: Tensor) -> Tensor:
         """Fit to the rows `rows` of `x`, starting from the present basis; their projection (N, K)."""
         count = len(rows)

@@ -4,11 +4,24 @@ Shapes: C slots, N rows in the window, R new rows, F features.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-COLUMNS = ("feature", "reward", "target", "value", "group", "step", "serial")
+from probe.checked import Range, checked
+from probe.state import Declared, check_tensors
+
+COLUMNS: Declared = {
+    "feature": ("NF", torch.float32),
+    "reward": ("N", torch.float32),
+    "target": ("N", torch.float32),
+    "value": ("N", torch.float32),
+    "group": ("N", torch.int64),
+    "step": ("N", torch.int64),
+    "serial": ("N", torch.int64),
+}
+Counters = dict[Literal["next_group", "next_serial"], Annotated[int, Range(0)]]
 
 
 @dataclass(frozen=True)
@@ -106,18 +119,25 @@ class SlidingWindow:
             "next_serial": self.next_serial,
         }
 
-    def load_state(self, rows: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Set what `state` gave, in the first slots. Raises KeyError for a column that is missing, ValueError for one
-        of another shape."""
-        count = len(rows["serial"])
-        for name in COLUMNS:
-            column, saved = getattr(self, name), rows[name]
-            if count > self.rows or saved.shape != (count, *column.shape[1:]):
-                raise ValueError(f"column {name} of shape {tuple(saved.shape)} does not fit {tuple(column.shape)}")
+    def load_state(self, rows: dict[str, Tensor], counters: Any) -> None:
+        """Set what `state` gave, in the first slots. Raises ValueError for what it cannot have given."""
+        counters = checked(counters, Counters, "window")
+        if set(counters) != {"next_group", "next_serial"} or set(rows) != set(COLUMNS):
+            raise ValueError(
+                f"window: has {', '.join([*counters, *rows])}, want next_group, next_serial, {', '.join(COLUMNS)}"
+            )
+        count = rows["serial"].numel()
+        if count > self.rows:
+            raise ValueError(f"window: {count} rows, there is room for {self.rows}")
+        check_tensors("window", rows, COLUMNS, {"N": count, "F": self.feature.shape[1]}, holes=("value",))
+        serial_N, group_N = rows["serial"], rows["group"]
+        bounds = torch.cat([serial_N.new_full((1,), -1), serial_N, serial_N.new_full((1,), counters["next_serial"])])
+        if not (bounds.diff() > 0).all() or not ((group_N >= 0) & (group_N < counters["next_group"])).all():
+            raise ValueError("window: rows that are not in order, or groups out of range")
         self.serial[:] = -1
         for name in COLUMNS:
             getattr(self, name)[:count] = rows[name]
-        self.next_group, self.next_serial = int(counters["next_group"]), int(counters["next_serial"])
+        self.next_group, self.next_serial = counters["next_group"], counters["next_serial"]
         self._order = None
 
 

@@ -9,12 +9,15 @@ Shapes: N rows, F features.
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe.checked import Range, checked, shown
 from probe.settings import FeatureLayout
+from probe.state import Declared, check_tensors
 from probe.window import Change, SlidingWindow
 
 
@@ -24,9 +27,10 @@ class Estimator(ABC):
     no cheap way).
     """
 
-    TENSORS: tuple[str, ...] = ()  # learned attributes that make up the state
-    SLOTTED: tuple[str, ...] = ()  # those of TENSORS with a row per slot of the window
-    NUMBERS: tuple[str, ...] = ("low_", "high_")
+    # learned attributes that make up the state; a tensor whose first dimension is N has a row per slot of the window
+    TENSORS: Declared = {}
+    OPTIONAL = ("basis_", "projected_")  # those of TENSORS that a fitted estimator may lack
+    NUMBERS: Mapping[str, Any] = {"low_": Annotated[float, Range(high=0)], "high_": Annotated[float, Range(1)]}
 
     def __init__(self, layout: FeatureLayout):
         self.layout = layout
@@ -115,17 +119,30 @@ class Estimator(ABC):
             slots: the followed window's order; of tensors with a row per slot, these rows are given.
         """
         tensors = {name: value for name in self.TENSORS if (value := getattr(self, name)) is not None}
-        tensors |= {name: tensors[name][slots] for name in self.SLOTTED if name in tensors}
+        tensors |= {name: tensors[name][slots] for name in tensors if self._slotted(name)}
         return tensors, {name: getattr(self, name) for name in self.NUMBERS}
 
-    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, float | int | None], slots: int) -> None:
+    def _slotted(self, name: str) -> bool:
+        return self.TENSORS[name][0].startswith("N")
+
+    def _sizes(self) -> dict[str, int]:
+        """Sizes that the learned tensors must have, by the letters in TENSORS."""
+        return {"F": self.layout.num_features, "P": self.layout.num_state_features}
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: Any, slots: int, rows: int) -> None:
         """Set what `state` gave, for a window of so many slots whose rows stand in the first ones, in order. Raises
-        KeyError for a number that is missing."""
+        ValueError for what it cannot have given."""
+        check_tensors("estimator", tensors, self.TENSORS, self._sizes() | {"N": rows})
+        lacking = set(self.TENSORS) - set(self.OPTIONAL) - set(tensors)
+        if tensors and lacking:
+            raise ValueError(f"estimator: lacks {', '.join(sorted(lacking))}")
+        if not isinstance(numbers, Mapping) or set(numbers) != set(self.NUMBERS):
+            raise ValueError(f"estimator: want the numbers {', '.join(self.NUMBERS)}, not {shown(numbers)}")
         for name in self.TENSORS:
             tensor = tensors.get(name)
-            if tensor is not None and name in self.SLOTTED:
-                rows, tensor = tensor, tensor.new_zeros(slots, *tensor.shape[1:])
-                tensor[: len(rows)] = rows
+            if tensor is not None and self._slotted(name):
+                part, tensor = tensor, tensor.new_zeros(slots, *tensor.shape[1:])
+                tensor[:rows] = part
             setattr(self, name, tensor)
-        for name in self.NUMBERS:
-            setattr(self, name, numbers[name])
+        for name, kind in self.NUMBERS.items():
+            setattr(self, name, checked(numbers[name], kind, f"estimator.{name}"))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe.estimators.base import Estimator
 from probe.guard import simplex_least_squares
+from probe.state import prefixed, split
 
 
 class Ensemble(Estimator):
@@ -23,7 +24,7 @@ class Ensemble(Estimator):
         folds: prompts are dealt into so many parts for those predictions.
     """
 
-    TENSORS = ("weight_",)
+    TENSORS = {"weight_": ("E", torch.float64)}
 
     def __init__(self, members: list[Estimator], stacked: bool = True, folds: int = 5):
         if not members:
@@ -68,16 +69,19 @@ class Ensemble(Estimator):
         tensors, numbers = super().state(slots)
         for index, member in enumerate(self.members):
             member_tensors, member_numbers = member.state(slots)
-            tensors |= {f"{index}.{name}": tensor for name, tensor in member_tensors.items()}
-            numbers |= {f"{index}.{name}": number for name, number in member_numbers.items()}
+            tensors |= prefixed(str(index), member_tensors)
+            numbers |= prefixed(str(index), member_numbers)
         return tensors, numbers
 
-    def load_state(self, tensors, numbers, slots) -> None:
-        super().load_state(tensors, numbers, slots)
-        for index, member in enumerate(self.members):
-            prefix = f"{index}."
-            member.load_state(
-                {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)},
-                {name.removeprefix(prefix): n for name, n in numbers.items() if name.startswith(prefix)},
-                slots,
-            )
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | {"E": len(self.members)}
+
+    def load_state(self, tensors, numbers, slots, rows) -> None:
+        own, members = [], []
+        for entries in (tensors, numbers):
+            own.append({name: entry for name, entry in entries.items() if "." not in name})
+            rest = {name: entry for name, entry in entries.items() if "." in name}
+            members.append(split(rest, map(str, range(len(self.members)))))
+        super().load_state(own[0], own[1], slots, rows)
+        for member, learned, learned_numbers in zip(self.members, *members, strict=True):
+            member.load_state(learned, learned_numbers, slots, rows)

@@ -3,13 +3,16 @@
 Shapes: N rows, F features.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe.checked import Range
 from probe.estimators.base import Estimator
 from probe.settings import FeatureLayout
+from probe.state import Declared
 
 LINKS = ("auto", "clip", "sigmoid")
 NEWTON_STEPS, TOLERANCE = 30, 1e-9
@@ -30,8 +33,14 @@ class LinearEstimator(Estimator):
     Attributes after `fit`: penalty_ (the chosen one, in the grid's units), slope_ (0 for the clip link) and offset_.
     """
 
-    TENSORS: tuple[str, ...] = ("mean_", "weight_")
-    NUMBERS: tuple[str, ...] = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_")
+    TENSORS: Declared = {"mean_": ("F", torch.float32), "weight_": ("F", torch.float64)}
+    NUMBERS: Mapping[str, Any] = {
+        **Estimator.NUMBERS,
+        "intercept_": float,
+        "penalty_": Annotated[float, Range(0)] | None,
+        "slope_": Annotated[float, Range(0)],
+        "offset_": float,
+    }
 
     def __init__(self, layout: FeatureLayout, link: str = "clip"):
         super().__init__(layout)

@@ -3,11 +3,12 @@
 Shapes: N rows, K dimensions, H hidden units.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe.checked import Range
 from probe.estimators.base import Estimator
 from probe.settings import FeatureLayout
 from probe.subspace import Subspace
@@ -24,8 +25,21 @@ class MLP(Estimator):
         steps: at most so many; lr, weight_decay: of Adam.
     """
 
-    TENSORS = ("mean_", "scale_", "basis_", "spread_", "hidden_weight_", "hidden_bias_", "output_weight_")
-    NUMBERS = ("low_", "high_", "gain_", "output_bias_", "steps_")
+    TENSORS = {
+        "mean_": ("F", torch.float32),
+        "scale_": ("F", torch.float32),
+        "basis_": ("PR", torch.float32),
+        "spread_": ("K", torch.float32),
+        "hidden_weight_": ("KH", torch.float32),
+        "hidden_bias_": ("H", torch.float32),
+        "output_weight_": ("H", torch.float32),
+    }
+    NUMBERS = {
+        **Estimator.NUMBERS,
+        "gain_": Annotated[float, Range(0)],
+        "output_bias_": float,
+        "steps_": Annotated[int, Range(0)],
+    }
 
     def __init__(
         self,
@@ -58,6 +72,13 @@ class MLP(Estimator):
     @property
     def fitted(self) -> bool:
         return self.output_weight_ is not None
+
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | {"H": self.hidden}
+
+    def load_state(self, tensors, numbers, slots, rows) -> None:
+        super().load_state(tensors, numbers, slots, rows)
+        self.subspace.check_loaded()
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> None:
         self.subspace.basis_ = None

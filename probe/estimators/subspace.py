@@ -4,10 +4,12 @@ Shapes: C slots of the window, N rows in it, R new rows, F features, K dimension
 """
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from probe.checked import Range
 from probe.estimators.linear import LinearEstimator
 from probe.ridge_path import ridge_path
 from probe.settings import FeatureLayout, ProbeSettings, check_penalties
@@ -33,9 +35,19 @@ class SubspaceEstimator(LinearEstimator):
         link: see `LinearEstimator`.
     """
 
-    TENSORS = ("mean_", "weight_", "basis_", "scale_", "center_", "projected_")
-    SLOTTED = ("projected_",)
-    NUMBERS = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_", "gain_", "changed_", "energy_")
+    TENSORS = {
+        **LinearEstimator.TENSORS,
+        "basis_": ("PR", torch.float32),
+        "scale_": ("F", torch.float32),
+        "center_": ("F", torch.float32),
+        "projected_": ("NK", torch.float32),
+    }
+    NUMBERS = {
+        **LinearEstimator.NUMBERS,
+        "gain_": Annotated[float, Range(0)],
+        "changed_": Annotated[int, Range(0)],
+        "energy_": Annotated[float, Range(0)],
+    }
 
     def __init__(
         self,
@@ -83,10 +95,12 @@ class SubspaceEstimator(LinearEstimator):
             return 1.0
         states = self.layout.num_state_features
         z_RP = (x_RF[:, :states] - self.center_[:states]).mul(self.scale_[:states])
-        return float(a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30))
+        share = a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30)
+        return float(share.nan_to_num(0.0, 0.0))  # numbers so large that squares overflow: nothing is known
 
-    def load_state(self, tensors, numbers, slots) -> None:
-        super().load_state(tensors, numbers, slots)
+    def load_state(self, tensors, numbers, slots, rows) -> None:
+        super().load_state(tensors, numbers, slots, rows)
+        self.subspace.check_loaded()
         if self.projected_ is not None:  # tensors that do not fit each other are found now, not in a later step
             found = self.subspace.project(self.projected_.new_zeros(1, self.layout.num_features)).shape[1]
             if found != self.projected_.shape[1]:
