@@ -78,8 +78,8 @@ class DistributedBank:
         return torch.cat([said.value_R.unsqueeze(1), said.weight_R3, said.constant_R.unsqueeze(1)], dim=1)
 
     def update(self, step: int = 0) -> dict[str, float]:
-        """Learn the rows of the last `predict`; metrics on rank 0, nothing elsewhere. Raises RuntimeError without
-        one."""
+        """Learn the rows of the last `predict`; metrics on rank 0, nothing elsewhere. Raises RuntimeError where there
+        was none."""
         if self.bank is None:
             return {}
         if self._rows is None:

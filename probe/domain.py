@@ -77,7 +77,7 @@ class DomainProbe:
 
         Args:
             shared_left_out_N: the shared probe's out-of-prompt predictions of the window's rows, where the domain
-            borrows.
+                borrows.
             share: weight of the domain's own probe.
         """
         if len(self.window) < self.settings.min_rows and shared_left_out_N is None:

@@ -1,8 +1,7 @@
 """Ridge along a grid of penalties, chosen by leave-one-prompt-out in closed form.
 
 Rows of one prompt carry each other's targets, so leaving out a row would leave its answer in. A whole prompt is left
-out
-instead: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
+out instead: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
 
 Shapes: N rows, K features, P penalties, G groups of at most M rows.
 """

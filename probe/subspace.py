@@ -16,8 +16,7 @@ class Subspace:
     """Maps raw features (N, F) to (N, K): standardise, project the states, keep the scalars.
 
     A scalar is one of few and stands for itself: it is scaled to the spread of the states' leading direction, else a
-    common penalty would shrink it away. A constant feature maps to 0. Where the features are few there is no
-    projection.
+    common penalty would shrink it away. A constant feature maps to 0. Few features are not projected.
 
     Args:
         layout: blocks of a row.

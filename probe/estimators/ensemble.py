@@ -20,7 +20,7 @@ class Ensemble(Estimator):
     Args:
         members: unfitted estimators over one layout.
         stacked: weights that fit the members' out-of-prompt predictions best (non-negative, summing to one); else
-        equal.
+            equal ones.
         folds: prompts are dealt into so many parts for those predictions.
     """
 

@@ -21,9 +21,9 @@ NEWTON_STEPS, TOLERANCE = 30, 1e-9
 class LinearEstimator(Estimator):
     """Predicts link((x - mean_) @ weight_ + intercept_).
 
-    A pass rate saturates at 0 and 1, a linear prediction does not. The sigmoid link low + (high - low) sigmoid(slope_
-    f + offset_) is fitted to the out-of-prompt linear predictions (Platt's scaling), which also undoes what the penalty
-    shrinks.
+    A pass rate saturates at 0 and 1, a linear prediction f does not. The sigmoid link
+    low + (high - low) sigmoid(slope_ f + offset_) is fitted to the out-of-prompt linear predictions (Platt's scaling),
+    which also undoes what the penalty shrinks.
 
     Args:
         layout: blocks of a row.

@@ -16,8 +16,7 @@ class Logistic(SubspaceEstimator):
     """Cross-entropy with targets in [0, 1] (other ranges are mapped to it), fitted by Newton's method.
 
     The penalty is chosen by leave-one-prompt-out in the weighted least squares of the last Newton step, which is one
-    step away from refitting without the prompt. The arguments are those of `SubspaceEstimator`; the link is the
-    sigmoid.
+    step away from refitting without the prompt. Arguments as in `SubspaceEstimator`; the link is the sigmoid.
     """
 
     def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:

@@ -26,8 +26,7 @@ class SubspaceEstimator(LinearEstimator):
     Follows a window at the cost of its new rows: rows keep their projection while they stay, so a step projects what
     came in and solves in K dimensions. The subspace itself is refreshed, from where it stands, when `refresh_share` of
     the window has changed since the last time, or when new rows stand out of it (their captured variance falls below
-    `refresh_energy` of what it was). Between two refreshes the fit is the batch fit in that subspace, to the last
-    digit.
+    `refresh_energy` of what it was). Between two refreshes the fit is exactly the batch fit in that subspace.
 
     Args:
         layout, rank, exact_features, seed: of the subspace, see `probe.subspace.Subspace`.

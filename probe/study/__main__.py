@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from probe.settings import KINDS, ProbeSettings
 from probe.study.compare import (
@@ -73,7 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from probe.study import report  # after the cheap checks: matplotlib takes a second
+    try:  # after the cheap checks: matplotlib takes a second
+        from tqdm import tqdm
+
+        from probe.study import report
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; the study needs: pip install matplotlib tqdm", file=sys.stderr)
+        return 2
 
     args.out.mkdir(parents=True, exist_ok=True)
     print(summary(dump))

@@ -1,7 +1,7 @@
 """Feature dumps: what a run leaves of its rollouts for the offline study, as safetensors files that execute nothing.
 
-A file holds rows of one step from one rank. Columns are states, named ``{prompt|response}@{block}/{tokens}``, then
-scalars.
+A file holds rows of one step from one rank. Columns are first states, named
+``{prompt|response}@{block}/{tokens}``, then scalars.
 
 Shapes: N rows, F features.
 """
@@ -96,8 +96,8 @@ def read_dumps(folders: list[Path]) -> Dump:
     """All rows under `folders` whose numbers are finite and that have a sibling in their step.
 
     Raises:
-        FileNotFoundError: no dump in a folder. ValueError: a damaged file, dumps of different features, or no usable
-            row.
+        FileNotFoundError: no dump in a folder.
+        ValueError: a damaged file, dumps of different features, or no usable row.
     """
     parts: list[dict[str, Tensor]] = []
     layouts: dict[FeatureLayout, Path] = {}
