@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.checked import Range, read, settle
 from probe.estimators import Estimator, make_estimator
 from probe.guard import BASELINES, Verdict, judge
@@ -53,8 +54,10 @@ class DomainProbe:
 
     @property
     def constant(self) -> float:
-        """Mean reward of the window; NaN while it is empty."""
-        return self.window.reward[self.window.order].mean().item() if len(self.window) else float("nan")
+        """Mean reward of the window, in the rows' weights; NaN while it is empty."""
+        order = self.window.order
+        weight_N = weights.relative(self.window.weight[order])
+        return weights.mean(self.window.reward[order], weight_N).item() if len(order) else float("nan")
 
     @property
     def own_share(self) -> float:
@@ -63,10 +66,11 @@ class DomainProbe:
             return 0.0
         return 1.0 if not self.settings.borrow_rows else min(1.0, len(self.window) / self.settings.borrow_rows)
 
-    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int) -> None:
+    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int, weight_R=None, target_weight_R=None) -> None:
         """Take in the rows of a step and, with rows enough, follow the window. A step without rows, and without rows
         that grew too old, changes nothing."""
-        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, self.settings.max_age)
+        max_age = self.settings.max_age
+        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, max_age, weight_R, target_weight_R)
         if len(self.window) < self.settings.min_rows:
             self.estimator.lose_track()
         elif len(change.new_slots) or change.left:
@@ -85,11 +89,13 @@ class DomainProbe:
         else:
             order = self.window.order
             value_N = self._out_of_prompt(shared_left_out_N, share)
-            self.verdict = judge(self.settings.guard, value_N, self.window.reward[order], self.window.group[order])
-        weights = {f"weight_{name}": w for name, w in zip(BASELINES, self.verdict.weight_E, strict=True)}
-        errors = {f"error_{name}": e for name, e in zip(BASELINES, self.verdict.error_E, strict=True)}
+            weight_N = weights.relative(self.window.weight[order])
+            reward_N, group_N = self.window.reward[order], self.window.group[order]
+            self.verdict = judge(self.settings.guard, value_N, reward_N, group_N, weight_N)
+        metrics = {f"weight_{name}": w for name, w in zip(BASELINES, self.verdict.weight_E, strict=True)}
+        metrics |= {f"error_{name}": e for name, e in zip(BASELINES, self.verdict.error_E, strict=True)}
         penalty = getattr(self.estimator, "penalty_", None)
-        return weights | errors | ({} if penalty is None else {"penalty": penalty})
+        return metrics | ({} if penalty is None else {"penalty": penalty})
 
     def _out_of_prompt(self, shared_left_out_N: Tensor | None, share: float) -> Tensor:
         own_N = self.estimator.left_out_

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.estimators.base import Estimator
 from probe.guard import simplex_least_squares
 from probe.state import prefixed, split
@@ -37,28 +38,29 @@ class Ensemble(Estimator):
     def fitted(self) -> bool:
         return self.weight_ is not None
 
-    def _out_of_prompt(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+    def _out_of_prompt(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         """(N, E) predictions by members that have not seen the row's prompt."""
         _, place_N = torch.unique(group_N, return_inverse=True)
         folds = min(self.folds, int(place_N.max()) + 1)
-        result_NE = y_N.new_full((len(y_N), len(self.members)), float(y_N.mean()))
+        result_NE = y_N.new_full((len(y_N), len(self.members)), float(weights.mean(y_N, weight_N)))
         if folds < 2:
             return result_NE
         for fold in range(folds):
             out_N = place_N % folds == fold
+            inside = None if weight_N is None else weight_N[~out_N]
             for index, member in enumerate(self.members):
-                fresh = copy.deepcopy(member).fit(x_NF[~out_N], y_N[~out_N], group_N[~out_N])
+                fresh = copy.deepcopy(member).fit(x_NF[~out_N], y_N[~out_N], group_N[~out_N], inside)
                 result_NE[out_N, index] = fresh.predict(x_NF[out_N])
         return result_NE
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
-        out_NE = self._out_of_prompt(x_NF, y_N, group_N).double()
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        out_NE = self._out_of_prompt(x_NF, y_N, group_N, weight_N).double()
         count = len(self.members)
         weight_E = torch.full((count,), 1.0 / count, dtype=torch.float64, device=x_NF.device)
         if self.stacked:
-            weight_E = simplex_least_squares(out_NE, y_N.double())
+            weight_E = simplex_least_squares(out_NE, y_N.double(), weight_N)
         for member in self.members:
-            member.fit(x_NF, y_N, group_N)
+            member.fit(x_NF, y_N, group_N, weight_N)
         self.weight_ = weight_E
         return out_NE @ weight_E
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.checked import Range
 from probe.estimators.linear import LinearEstimator
 from probe.ridge_path import ridge_path
@@ -75,16 +76,18 @@ class SubspaceEstimator(LinearEstimator):
     gain_ = property(lambda s: s.subspace.gain_, lambda s, v: setattr(s.subspace, "gain_", v))
 
     @abstractmethod
-    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
+    def _solve(
+        self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
+    ) -> tuple[Tensor, float, Tensor]:
         """Coefficients (K,) float64 and intercept on `a`, and out-of-prompt predictions; sets penalty_."""
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         self.projected_ = self.basis_ = None  # from the start, whatever was fitted before
-        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
-        return self._adopt(a_NK, y_N, group_N)
+        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
+        return self._adopt(a_NK, y_N, group_N, weight_N)
 
-    def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
-        coefficient_K, self.intercept_, left_out_N = self._solve(a_NK, y_N, group_N)
+    def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        coefficient_K, self.intercept_, left_out_N = self._solve(a_NK, y_N, group_N, weight_N)
         self.mean_, self.weight_ = self.subspace.mean_, self.subspace.unproject(coefficient_K)
         return left_out_N
 
@@ -110,6 +113,7 @@ class SubspaceEstimator(LinearEstimator):
 
     def follow(self, window: SlidingWindow, change: Change) -> "SubspaceEstimator":
         slots, new = window.order, change.new_slots
+        weight_N = weights.relative(window.target_weight[slots])
         self.changed_ += len(new) + change.left
         stale = self.projected_ is None or self.changed_ > self.refresh_share * len(slots)
         if not stale and len(new):
@@ -118,23 +122,26 @@ class SubspaceEstimator(LinearEstimator):
             self.projected_[new] = a_RK  # type: ignore[index]
             stale = self._captured(new_RF, a_RK) < self.refresh_energy * self.energy_
         if stale:
-            a_NK = self.subspace.refresh(window.feature, slots)
+            a_NK = self.subspace.refresh(window.feature, slots, weight_N)
             self.projected_ = a_NK.new_zeros(window.rows, a_NK.shape[1])
             self.projected_[slots] = a_NK
             self.changed_ = 0
             self.energy_ = self._captured(window.feature[slots[-COMPARED_ROWS:]], a_NK[-COMPARED_ROWS:])
         target_N = window.target[slots]
         self._widen(target_N)
-        self._finish(self._adopt(self.projected_[slots], target_N, window.group[slots]))  # type: ignore[index]
+        projected_NK = self.projected_[slots]  # type: ignore[index]
+        self._finish(self._adopt(projected_NK, target_N, window.group[slots], weight_N))
         return self
 
 
 class SubspaceRidge(SubspaceEstimator):
     """Ridge in the tracked subspace."""
 
-    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
-        solution = ridge_path(a_NK, y_N, group_N, self.penalties)
+    def _solve(
+        self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
+    ) -> tuple[Tensor, float, Tensor]:
+        solution = ridge_path(a_NK, y_N, group_N, self.penalties, weight_N=weight_N)
         self.penalty_ = solution.penalty
         # the rows' mean has moved since the subspace was centred
-        intercept = solution.intercept - float(a_NK.double().mean(dim=0) @ solution.coefficient_K)
-        return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N)
+        intercept = solution.intercept - float(weights.mean(a_NK.double(), weight_N) @ solution.coefficient_K)
+        return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N, weight_N)

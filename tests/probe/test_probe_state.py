@@ -185,6 +185,8 @@ MADE_UP = [
     (tensor("0.window.feature", lambda x: x.double()), "window.feature: torch.float64"),
     (tensor("0.window.reward", lambda x: x[:, None]), r"window.reward: .* of shape \(100, 1\), want"),
     (tensor("0.window.serial", lambda x: x.flip(0)), "not in order"),
+    (tensor("0.window.weight", hole(-1.0)), "window: weights out of range"),
+    (tensor("0.window.target_weight", hole(0.0)), "window: weights out of range"),
     (tensor("0.window.serial", lambda x: x.float()), "window.serial: torch.float32"),
     (tensor("0.estimator.basis_", lambda x: x[:, :3]), "projections of 5 numbers in a subspace of 4"),
     (tensor("0.estimator.basis_", lambda x: x.repeat(1, 2)), "a basis of 8 directions, there can be 4"),
