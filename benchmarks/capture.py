@@ -12,13 +12,20 @@ Shapes: R rows, T packed tokens, D hidden size.
 import argparse
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 
-import torch
-import transformers as hf
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose probe.py would hide the package
 
-from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, resolve_block, token_spans
-from recipe.poise.capture.signals import DEFAULT_SIGNALS, compute_signals
+from benchmarks.needs import needs_packages  # noqa: E402
+
+with needs_packages():
+    import torch
+    import transformers as hf
+
+    from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, resolve_block, token_spans
+    from recipe.poise.capture.signals import DEFAULT_SIGNALS, compute_signals
 
 SHAPES = {
     "57m": {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "vocab_size": 8192},

@@ -3,8 +3,7 @@
     python benchmarks/probe.py [--parts quality step drift memory growth] [--device cuda]
 
 One thread unless --threads says otherwise; medians; ratios within one run. The peer is a batched pipeline of the
-paper's form, refitted from scratch at each step: randomised PCA of 32 and 64 directions, StandardScaler, Ridge(100),
-clip.
+paper's form (randomised PCA of 32 and 64 directions, StandardScaler, Ridge(100), clip), refitted at each step.
 """
 
 import argparse
@@ -39,17 +38,20 @@ args = parser.parse_args()
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = str(args.threads)  # before numpy and torch are loaded
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from sklearn.decomposition import PCA  # noqa: E402
-from sklearn.linear_model import Ridge  # noqa: E402
-from sklearn.preprocessing import StandardScaler  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from benchmarks.needs import needs_packages  # noqa: E402
 
-from probe import ProbeBank, ProbeSettings  # noqa: E402
-from probe.estimators import Estimator, SubspaceRidge, make_estimator  # noqa: E402
-from probe.metrics import rmse  # noqa: E402
-from probe.planted import PlantedRows, PlantedWorld  # noqa: E402
+with needs_packages():
+    import numpy as np
+    import torch
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+    from tqdm import tqdm
+
+    from probe import ProbeBank, ProbeSettings
+    from probe.estimators import Estimator, SubspaceRidge, make_estimator
+    from probe.metrics import rmse
+    from probe.planted import PlantedRows, PlantedWorld
 
 HELD_OUT = 1024
 

@@ -19,12 +19,15 @@ from statistics import median
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose probe.py would hide the package
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+from benchmarks.needs import needs_packages  # noqa: E402
 
-from probe import DistributedBank, ProbeBank, ProbeSettings  # noqa: E402
-from probe.planted import PlantedWorld  # noqa: E402
+with needs_packages():
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    from probe import DistributedBank, ProbeBank, ProbeSettings
+    from probe.planted import PlantedWorld
 
 BYTES = 4
 

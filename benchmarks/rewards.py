@@ -18,12 +18,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from reward.math_verifier import MathVerifier  # noqa: E402
+from benchmarks.needs import needs_packages  # noqa: E402
+
+with needs_packages():
+    import math_verify  # noqa: F401  here rather than first in a worker
+    import numpy as np
+    from tqdm import tqdm
+
+    from reward.math_verifier import MathVerifier
 
 
 def read(path: Path) -> list[tuple[str, str]]:

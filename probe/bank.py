@@ -4,13 +4,15 @@ Shapes: R rows of a step, N rows in a window, F features.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from probe import state
+from probe.checked import Range, read, settle
 from probe.domain import DomainProbe
 from probe.estimators import Estimator, make_estimator
 from probe.metrics import calibration_metrics, prediction_scores
@@ -29,6 +31,18 @@ class Prediction:
     value_R: Tensor
     weight_R3: Tensor
     constant_R: Tensor
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a bank saves beside tensors; domains and the shared estimator check their own part."""
+
+    updates: Annotated[int, Range(0)]
+    shared: dict[str, Any]
+    domains: dict[str, Any]
+
+    def __post_init__(self):
+        settle(self)
 
 
 class ProbeBank:
@@ -82,7 +96,13 @@ class ProbeBank:
 
     @torch.no_grad()
     def update(
-        self, x_RF: Tensor, reward_R: Tensor, group_R: Tensor, domain_R: Tensor | None = None, step: int = 0
+        self,
+        x_RF: Tensor,
+        reward_R: Tensor,
+        group_R: Tensor,
+        domain_R: Tensor | None = None,
+        step: int = 0,
+        weight_R: Tensor | None = None,
     ) -> dict[str, float]:
         """Score the present probes on the new rows, put the good ones into the windows, fit, and weigh the baselines.
 
@@ -92,15 +112,29 @@ class ProbeBank:
             group_R: the prompt of each row; any integers that are distinct within this step.
             domain_R: index in `settings.domain_names`.
             step: the training step, for `max_age`.
+            weight_R: how much the error of a baseline for this row's own reward counts, 0 or more; ratios matter.
+                With them the probe tends to E[w r] / E[w] instead of E[r], and so do guard and constant. A row without
+                a finite weight is treated as one without a reward; a row of weight 0 teaches its siblings nothing.
 
         Returns:
             Metrics by name; those of several domains carry the domain's name as a prefix.
         """
         x_RF, domain_R = self._check(x_RF, domain_R)
         reward_R, group_R = reward_R.to(self.device, torch.float32), group_R.to(self.device)
-        target_R = sibling_mean(reward_R, group_R)
+        target_weight_R = None
+        if weight_R is not None:
+            weight_R = weight_R.to(self.device, torch.float32)
+            reward_R = torch.where(weight_R.isfinite() & (weight_R >= 0), reward_R, NAN)
+            weight_R = torch.where(reward_R.isfinite(), weight_R, NAN)
+            target_weight_R = sibling_mean(weight_R, group_R)  # of all the pairs that the target stands for
+        target_R = sibling_mean(reward_R, group_R, None if weight_R is None else weight_R.nan_to_num())
         if self.self_target:
-            target_R = torch.where(target_R.isfinite(), target_R, reward_R)
+            alone_R = ~target_R.isfinite()
+            target_R = torch.where(alone_R, reward_R, target_R)
+            if weight_R is not None and target_weight_R is not None:
+                target_weight_R = torch.where(alone_R, weight_R, target_weight_R)
+        if target_weight_R is not None:
+            target_R = torch.where(target_weight_R > 0, target_R, NAN)
         finite_R, rewarded_R = x_RF.isfinite().all(dim=1), reward_R.isfinite()
         good_R = finite_R & rewarded_R & target_R.isfinite()
         before = self.predict(x_RF, domain_R)
@@ -111,12 +145,15 @@ class ProbeBank:
             "left_out_alone": float((finite_R & rewarded_R & ~target_R.isfinite()).sum()),
         }
         scored_R = good_R & before.value_R.isfinite()
-        metrics |= prediction_scores(before.value_R[scored_R], target_R[scored_R], before.constant_R[scored_R])
-        metrics |= calibration_metrics(before.value_R[scored_R], target_R[scored_R])
+        scored_weight_R = None if target_weight_R is None else target_weight_R[scored_R]
+        said = (before.value_R[scored_R], target_R[scored_R])
+        metrics |= prediction_scores(*said, before.constant_R[scored_R], scored_weight_R)
+        metrics |= calibration_metrics(*said, weight_R=scored_weight_R)
         start = time.perf_counter()
         for index, probe in enumerate(self.probes):
             rows = (good_R & (domain_R == index)).nonzero().squeeze(1)
-            probe.learn(x_RF[rows], reward_R[rows], target_R[rows], before.value_R[rows], group_R[rows], step)
+            counts = [None if column is None else column[rows] for column in (weight_R, target_weight_R)]
+            probe.learn(x_RF[rows], reward_R[rows], target_R[rows], before.value_R[rows], group_R[rows], step, *counts)
         left_out = self._fit_shared()
         for name, probe, shared_left_out_N in zip(self.settings.domain_names, self.probes, left_out, strict=True):
             prefix = f"{name}/" if len(self.probes) > 1 else ""
@@ -150,7 +187,8 @@ class ProbeBank:
         pairs = list(zip(self.probes, slots, strict=True))
         group_N = torch.cat([p.window.group[s] * len(self.probes) + i for i, (p, s) in enumerate(pairs)])
         x_NF = torch.cat([p.window.feature[s] for p, s in pairs])
-        self.shared.fit(x_NF, torch.cat([p.window.target[s] for p, s in pairs]), group_N)
+        target_N = torch.cat([p.window.target[s] for p, s in pairs])
+        self.shared.fit(x_NF, target_N, group_N, torch.cat([p.window.target_weight[s] for p, s in pairs]))
         if self.shared.left_out_ is None:
             return nothing
         parts = self.shared.left_out_.split([len(s) for s in slots])
@@ -160,13 +198,55 @@ class ProbeBank:
             for part, all_of_it, probe in zip(parts, whole, self.probes, strict=True)
         ]
 
+    def _identity(self) -> dict:
+        """What must agree between a state and the bank that loads it."""
+        return {
+            "features": dict(zip(self.layout.names, self.layout.sizes, strict=True)),
+            "feature_order": self.layout.names,
+            "settings": asdict(self.settings),
+            "self_target": self.self_target,
+        }
+
     def save(self, folder: str | Path) -> None:
         """Write the state to `folder`, atomically; see `probe.state`."""
-        state.save(self, Path(folder))
+        tensors, numbers = self.shared.state(torch.empty(0, dtype=torch.int64, device=self.device))
+        tensors = state.prefixed("shared", tensors)
+        domains = {}
+        for index, (name, probe) in enumerate(zip(self.settings.domain_names, self.probes, strict=True)):
+            learned, domains[name] = probe.state()
+            tensors |= state.prefixed(str(index), learned)
+        content = {"updates": self.updates, "shared": numbers, "domains": domains}
+        state.write(Path(folder), self._identity(), content, tensors)
 
     def load(self, folder: str | Path) -> None:
-        """Read what `save` wrote. Raises ValueError where it is another probe's or damaged, and says how."""
-        state.load(self, Path(folder))
+        """Read what `save` wrote. A bank that could not be filled is of no use afterwards.
+
+        Raises:
+            FileNotFoundError: no state there. ValueError: another probe's or damaged; says how and what to do.
+        """
+        folder = Path(folder)
+        identity, content, tensors = state.read(folder)
+        state.check_identity(folder, self._identity(), identity)
+        tensors = {key: tensor.to(self.device) for key, tensor in tensors.items()}
+        try:
+            saved = read(Saved, content)
+            if set(saved.domains) != set(self.settings.domain_names):
+                raise ValueError(f"domains {', '.join(saved.domains)}, want {', '.join(self.settings.domain_names)}")
+            shared, *parts = state.split(tensors, ["shared", *map(str, range(len(self.probes)))])
+            self.shared.load_state(shared, saved.shared, 0, 0)
+            probes = dict(zip(self.settings.domain_names, self.probes, strict=True))
+            for (name, numbers), learned in zip(saved.domains.items(), parts, strict=True):
+                try:
+                    probes[name].load_state(learned, numbers)
+                except ValueError as error:
+                    raise ValueError(f"domain {name}, {error}") from error
+            self.updates = saved.updates
+            # tensors that do not fit each other are found here rather than in the first step
+            for estimator in (self.shared, *(probe.estimator for probe in self.probes)):
+                if estimator.fitted:
+                    estimator.predict(torch.zeros(1, self.layout.num_features, device=self.device))
+        except (ValueError, RuntimeError) as error:
+            raise state.damaged(folder, error) from error
 
 
 def _newest(probe: DomainProbe, rows: int) -> Tensor:

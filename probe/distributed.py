@@ -1,6 +1,6 @@
 """One bank for all ranks of a process group: rank 0 holds it, the others send rows and receive predictions.
 
-What travels: each row once to rank 0 (features and five numbers), and five numbers a row back. The result depends
+What travels: each row once to rank 0 (features and a few numbers), and five numbers a row back. The result depends
 neither on the number of ranks nor on how rows are spread over them.
 
 Shapes: R rows of this rank, N rows of all ranks, F features.
@@ -41,14 +41,20 @@ class DistributedBank:
         return None if parts is None else torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def predict(
-        self, id_R: Tensor, x_RF: Tensor, reward_R: Tensor, group_R: Tensor, domain_R: Tensor | None = None
+        self,
+        id_R: Tensor,
+        x_RF: Tensor,
+        reward_R: Tensor,
+        group_R: Tensor,
+        domain_R: Tensor | None = None,
+        weight_R: Tensor | None = None,
     ) -> Prediction:
         """Values of this rank's rows by the probes of earlier steps; the rows are kept for `update`.
 
         Args:
             id_R: int64, distinct over all ranks; rows with a negative id are padding: predicted, not learned.
-            x_RF, reward_R, group_R, domain_R: as in `ProbeBank.update`; groups may span ranks. All on the device that
-                the process group communicates from.
+            x_RF, reward_R, group_R, domain_R, weight_R: as in `ProbeBank.update`; groups may span ranks. All on the
+                device that the process group communicates from. Weights come from all ranks or from none.
         """
         device = x_RF.device
         counts = [len(id_R)]
@@ -58,34 +64,36 @@ class DistributedBank:
             counts = [int(count) for count in count_tensors]
         if domain_R is None:
             domain_R = torch.full_like(id_R, -1)
+        columns = [id_R, group_R, domain_R, reward_R, *([] if weight_R is None else [weight_R])]
         # float64 holds ids and groups exactly
-        head_R4 = torch.stack([column.double().to(device) for column in (id_R, group_R, domain_R, reward_R)], dim=1)
-        head_N4, x_NF = self._gather(head_R4, counts), self._gather(x_RF.float(), counts)
+        head_RC = torch.stack([column.double().to(device) for column in columns], dim=1)
+        head_NC, x_NF = self._gather(head_RC, counts), self._gather(x_RF.float(), counts)
         said_N5 = torch.empty(sum(counts), 5, device=device)
-        if self.bank is not None and head_N4 is not None and x_NF is not None:
-            said_N5.copy_(self._predict(self.bank, head_N4, x_NF))
+        if self.bank is not None and head_NC is not None and x_NF is not None:
+            said_N5.copy_(self._predict(self.bank, head_NC, x_NF))
         if self.ranks > 1:
             dist.broadcast(said_N5, group=self.group, group_src=0)
         said_R5 = said_N5.split(counts)[self.rank]
         return Prediction(value_R=said_R5[:, 0], weight_R3=said_R5[:, 1:4], constant_R=said_R5[:, 4])
 
-    def _predict(self, bank: ProbeBank, head_N4: Tensor, x_NF: Tensor) -> Tensor:
-        domain_N = head_N4[:, 2].long()
+    def _predict(self, bank: ProbeBank, head_NC: Tensor, x_NF: Tensor) -> Tensor:
+        domain_N = head_NC[:, 2].long()
         said = bank.predict(x_NF, torch.where(domain_N < 0, len(bank.probes) - 1, domain_N))
-        real = (head_N4[:, 0] >= 0).nonzero().squeeze(1)
-        order = real[head_N4[real, 0].argsort()]  # the same rows in the same order, however they were spread
-        self._rows = (head_N4[order], x_NF[order])
+        real = (head_NC[:, 0] >= 0).nonzero().squeeze(1)
+        order = real[head_NC[real, 0].argsort()]  # the same rows in the same order, however they were spread
+        self._rows = (head_NC[order], x_NF[order])
         return torch.cat([said.value_R.unsqueeze(1), said.weight_R3, said.constant_R.unsqueeze(1)], dim=1)
 
     def update(self, step: int = 0) -> dict[str, float]:
-        """Learn the rows of the last `predict`; metrics on rank 0, nothing elsewhere. Raises RuntimeError without
-        one."""
+        """Learn the rows of the last `predict`; metrics on rank 0, nothing elsewhere. Raises RuntimeError where there
+        was none."""
         if self.bank is None:
             return {}
         if self._rows is None:
             raise RuntimeError("there are no rows to learn: call predict first, once for each update")
-        head_N4, x_NF = self._rows
+        head_NC, x_NF = self._rows
         self._rows = None
-        domain_N = head_N4[:, 2].long()
+        domain_N = head_NC[:, 2].long()
         domain_N = torch.where(domain_N < 0, len(self.bank.probes) - 1, domain_N)
-        return self.bank.update(x_NF, head_N4[:, 3].float(), head_N4[:, 1].long(), domain_N, step)
+        weight_N = head_NC[:, 4] if head_NC.shape[1] > 4 else None
+        return self.bank.update(x_NF, head_NC[:, 3].float(), head_NC[:, 1].long(), domain_N, step, weight_N)

@@ -3,15 +3,38 @@
 Shapes: R rows of a step, N rows in the window, F features.
 """
 
+from dataclasses import dataclass
+from typing import Annotated, Any
+
 import torch
 from torch import Tensor
 
+from probe import weights
+from probe.checked import Range, read, settle
 from probe.estimators import Estimator, make_estimator
 from probe.guard import BASELINES, Verdict, judge
 from probe.settings import FeatureLayout, ProbeSettings
+from probe.state import Tensors, check_tensors, prefixed, split
 from probe.window import SlidingWindow
 
 RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a domain's probe saves beside tensors; window and estimator check their own part."""
+
+    window: dict[str, Any]
+    estimator: dict[str, Any]
+    weights: tuple[Annotated[float, Range(0, 1)], ...]
+    errors: tuple[Annotated[float, Range(0)] | None, ...]  # None: NaN
+
+    def __post_init__(self):
+        settle(self)
+        if len(self.weights) != len(BASELINES) or abs(sum(self.weights) - 1.0) > 1e-6:
+            raise ValueError(f"weights {self.weights}: want {len(BASELINES)} that sum to one")
+        if len(self.errors) != len(BASELINES):
+            raise ValueError(f"errors {self.errors}: want {len(BASELINES)}")
 
 
 class DomainProbe:
@@ -31,8 +54,10 @@ class DomainProbe:
 
     @property
     def constant(self) -> float:
-        """Mean reward of the window; NaN while it is empty."""
-        return self.window.reward[self.window.order].mean().item() if len(self.window) else float("nan")
+        """Mean reward of the window, in the rows' weights; NaN while it is empty."""
+        order = self.window.order
+        weight_N = weights.relative(self.window.weight[order])
+        return weights.mean(self.window.reward[order], weight_N).item() if len(order) else float("nan")
 
     @property
     def own_share(self) -> float:
@@ -41,10 +66,11 @@ class DomainProbe:
             return 0.0
         return 1.0 if not self.settings.borrow_rows else min(1.0, len(self.window) / self.settings.borrow_rows)
 
-    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int) -> None:
+    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int, weight_R=None, target_weight_R=None) -> None:
         """Take in the rows of a step and, with rows enough, follow the window. A step without rows, and without rows
         that grew too old, changes nothing."""
-        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, self.settings.max_age)
+        max_age = self.settings.max_age
+        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, max_age, weight_R, target_weight_R)
         if len(self.window) < self.settings.min_rows:
             self.estimator.lose_track()
         elif len(change.new_slots) or change.left:
@@ -55,7 +81,7 @@ class DomainProbe:
 
         Args:
             shared_left_out_N: the shared probe's out-of-prompt predictions of the window's rows, where the domain
-            borrows.
+                borrows.
             share: weight of the domain's own probe.
         """
         if len(self.window) < self.settings.min_rows and shared_left_out_N is None:
@@ -63,11 +89,13 @@ class DomainProbe:
         else:
             order = self.window.order
             value_N = self._out_of_prompt(shared_left_out_N, share)
-            self.verdict = judge(self.settings.guard, value_N, self.window.reward[order], self.window.group[order])
-        weights = {f"weight_{name}": w for name, w in zip(BASELINES, self.verdict.weight_E, strict=True)}
-        errors = {f"error_{name}": e for name, e in zip(BASELINES, self.verdict.error_E, strict=True)}
+            weight_N = weights.relative(self.window.weight[order])
+            reward_N, group_N = self.window.reward[order], self.window.group[order]
+            self.verdict = judge(self.settings.guard, value_N, reward_N, group_N, weight_N)
+        metrics = {f"weight_{name}": w for name, w in zip(BASELINES, self.verdict.weight_E, strict=True)}
+        metrics |= {f"error_{name}": e for name, e in zip(BASELINES, self.verdict.error_E, strict=True)}
         penalty = getattr(self.estimator, "penalty_", None)
-        return weights | errors | ({} if penalty is None else {"penalty": penalty})
+        return metrics | ({} if penalty is None else {"penalty": penalty})
 
     def _out_of_prompt(self, shared_left_out_N: Tensor | None, share: float) -> Tensor:
         own_N = self.estimator.left_out_
@@ -79,3 +107,30 @@ class DomainProbe:
             return own_N
         # what was said before the rows were learned is honest for every estimator
         return self.window.value[self.window.order].double()
+
+    def state(self) -> tuple[Tensors, dict]:
+        """Tensors, and numbers as JSON has them: finite, or None."""
+        rows, counters = self.window.state()
+        learned, numbers = self.estimator.state(self.window.order)
+        tensors = prefixed("window", rows) | prefixed("estimator", learned)
+        left_out_N = self.estimator.left_out_
+        if left_out_N is not None and len(left_out_N) == len(self.window):  # of another length: not of these rows
+            tensors["guard.left_out"] = left_out_N
+        return tensors, {
+            "window": counters,
+            "estimator": numbers,
+            "weights": list(self.verdict.weight_E),
+            "errors": [error if error == error else None for error in self.verdict.error_E],
+        }
+
+    def load_state(self, tensors: Tensors, numbers: Any) -> None:
+        """Set what `state` gave. Raises ValueError for what it cannot have given."""
+        saved = read(Saved, numbers)
+        window, learned, guard = split(tensors, ("window", "estimator", "guard"))
+        self.window.load_state(window, saved.window)
+        rows = len(self.window)
+        self.estimator.load_state(learned, saved.estimator, self.window.rows, rows)
+        check_tensors("guard", guard, {"left_out": ("N", torch.float64)}, {"N": rows}, holes=("left_out",))
+        self.estimator.left_out_ = guard.get("left_out")
+        errors = tuple(float("nan") if error is None else error for error in saved.errors)
+        self.verdict = Verdict(saved.weights, errors)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.pairing import sibling_mean
 
 BASELINES = ("probe", "rloo", "constant")
@@ -24,7 +25,7 @@ class Verdict:
     error_E: tuple[float, float, float]
 
 
-def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor) -> Verdict:
+def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor, weight_N: Tensor | None = None) -> Verdict:
     """Compare the baselines that the window's rows would have got.
 
     Args:
@@ -32,6 +33,7 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor) -> Verd
         value_N: the probe's out-of-prompt predictions; NaN where there is none.
         reward_N: own rewards.
         group_N: prompts.
+        weight_N: float64, how much a row's error counts; the constant is the mean reward in these weights.
     """
     reward_N = reward_N.double()
     own_N = value_N.double()
@@ -40,8 +42,8 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor) -> Verd
     # a row without a sibling (prompt-only probe) gets its own value
     alone_N = ~rloo_N.isfinite()
     probe_N = torch.where(alone_N, own_N, paired_N)
-    candidates_NE = torch.stack([probe_N, rloo_N, _constant(reward_N, group_N)], dim=1)
-    error_E = torch.stack([_mean_square(reward_N - column) for column in candidates_NE.unbind(1)]).tolist()
+    candidates_NE = torch.stack([probe_N, rloo_N, _constant(reward_N, group_N, weight_N)], dim=1)
+    error_E = torch.stack([_mean_square(reward_N - column, weight_N) for column in candidates_NE.unbind(1)]).tolist()
     if mode == "off":
         return Verdict((1.0, 0.0, 0.0), tuple(error_E))
     present = [index for index, error in enumerate(error_E) if error == error]
@@ -50,30 +52,38 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor) -> Verd
         weight_E[min(present, key=lambda index: error_E[index])] = 1.0
     else:
         judged_N = candidates_NE[:, present].isfinite().all(dim=1)
-        found = simplex_least_squares(candidates_NE[judged_N][:, present], reward_N[judged_N])
+        judged_weight_N = None if weight_N is None else weight_N[judged_N]
+        found = simplex_least_squares(candidates_NE[judged_N][:, present], reward_N[judged_N], judged_weight_N)
         for index, weight in zip(present, found.tolist(), strict=True):
             weight_E[index] = weight
     return Verdict(tuple(weight_E), tuple(error_E))  # type: ignore[arg-type]
 
 
-def _constant(reward_N: Tensor, group_N: Tensor) -> Tensor:
+def _constant(reward_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
     """Mean reward of all other prompts (N,); NaN with one prompt."""
     _, place_N = torch.unique(group_N, return_inverse=True)
-    count_G = torch.bincount(place_N).double()
-    sum_G = torch.zeros_like(count_G).index_add_(0, place_N, reward_N)
+    count_G = torch.bincount(place_N, weight_N).double()
+    sum_G = torch.zeros_like(count_G).index_add_(0, place_N, reward_N if weight_N is None else reward_N * weight_N)
     return ((sum_G.sum() - sum_G) / (count_G.sum() - count_G))[place_N]
 
 
-def _mean_square(error_N: Tensor) -> Tensor:
-    return error_N[error_N.isfinite()].square().mean()
+def _mean_square(error_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    known_N = error_N.isfinite()
+    return weights.mean(error_N[known_N].square(), None if weight_N is None else weight_N[known_N])
 
 
-def simplex_least_squares(a_NE: Tensor, y_N: Tensor) -> Tensor:
+def simplex_least_squares(a_NE: Tensor, y_N: Tensor, weight_N: Tensor | None = None) -> Tensor:
     """(E,) weights, non-negative and summing to one, that minimise |A w - y|: exact, over all faces of the simplex.
 
     For a handful of columns; the time doubles with each.
+
+    Args:
+        weight_N: how much a row's squared error counts.
     """
     count = a_NE.shape[1]
+    if weight_N is not None:  # the columns' weights sum to one, so a row's factor can go to both sides
+        root_N = weight_N.sqrt()
+        a_NE, y_N = a_NE * root_N.unsqueeze(1), y_N * root_N
     best_error, best_E = float("inf"), a_NE.new_zeros(count)
     for subset in range(1, 2**count):
         active = [index for index in range(count) if subset >> index & 1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def sibling_mean(x_R: Tensor, group_R: Tensor) -> Tensor:
+def sibling_mean(x_R: Tensor, group_R: Tensor, weight_R: Tensor | None = None) -> Tensor:
     """Mean of `x` over the other rows of the same group, (R,); non-finite x are no siblings, NaN where none is left.
 
     Used for targets (x = rewards), for baselines (x = predicted values) and for RLOO (arXiv 2402.14740).
@@ -15,14 +15,19 @@ def sibling_mean(x_R: Tensor, group_R: Tensor) -> Tensor:
     Args:
         x_R: float, any order of rows.
         group_R: integer ids, one per prompt.
+        weight_R: how much each row counts for its siblings, finite; a row of weight zero is no sibling.
     """
     _, place_R = torch.unique(group_R.to(x_R.device), return_inverse=True)
     finite_R = x_R.isfinite()
     # float64: a group's sum minus the row itself must not leave rounding behind
-    value_R = torch.where(finite_R, x_R, torch.zeros_like(x_R)).double()
+    value_R, count_R = torch.where(finite_R, x_R, torch.zeros_like(x_R)).double(), finite_R.double()
+    if weight_R is not None:
+        count_R = torch.where(finite_R, weight_R.to(x_R.device).double(), 0.0)
+        value_R = value_R * count_R
     groups = int(place_R.max()) + 1 if len(place_R) else 0
     sum_G = value_R.new_zeros(groups).index_add_(0, place_R, value_R)
-    count_G = value_R.new_zeros(groups).index_add_(0, place_R, finite_R.double())
-    count_R = count_G[place_R] - finite_R.double()
-    mean_R = (sum_G[place_R] - value_R) / count_R
-    return torch.where(count_R > 0, mean_R, torch.full_like(mean_R, float("nan"))).to(x_R.dtype)
+    count_G = value_R.new_zeros(groups).index_add_(0, place_R, count_R)
+    mean_R = (sum_G[place_R] - value_R) / (count_G[place_R] - count_R)
+    some_R = (count_R > 0).double()  # whole numbers: no rounding where nobody else counts
+    some_G = value_R.new_zeros(groups).index_add_(0, place_R, some_R)
+    return torch.where(some_G[place_R] > some_R, mean_R, torch.full_like(mean_R, float("nan"))).to(x_R.dtype)

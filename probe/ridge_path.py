@@ -1,8 +1,7 @@
 """Ridge along a grid of penalties, chosen by leave-one-prompt-out in closed form.
 
 Rows of one prompt carry each other's targets, so leaving out a row would leave its answer in. A whole prompt is left
-out
-instead: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
+out instead: with H the hat matrix, the left-out residuals of group g are (I - H_gg)^-1 (y_g - f_g).
 
 Shapes: N rows, K features, P penalties, G groups of at most M rows.
 """
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from probe import weights
 
 CHUNK_NUMBERS = 4_000_000  # of a float64 workspace: bounds it to 32 MB
 
@@ -61,23 +62,33 @@ def solve_small(a_BMM: Tensor, b_BM: Tensor) -> Tensor:
     return torch.stack([d * r - b * s, a * s - c * r], dim=-1) / (a * d - b * c).unsqueeze(-1)
 
 
-def left_out_residuals(u_NK: Tensor, shrink_KP: Tensor, residual_NP: Tensor, groups: Groups) -> Tensor:
-    """Leave-one-group-out residuals (N, P) of the smoothers H_p = 1/N + U diag(shrink_p) U^T.
+def left_out_residuals(
+    u_NK: Tensor, shrink_KP: Tensor, residual_NP: Tensor, groups: Groups, weight_N: Tensor | None = None
+) -> Tensor:
+    """Leave-one-group-out residuals (N, P) of the smoothers H_p = s s^T + U diag(shrink_p) U^T, s_i = 1 / sqrt(N).
+
+    With weights all rows have been multiplied by the roots of theirs, residuals too, and s_i = sqrt(w_i / sum w).
 
     Args:
-        u_NK: orthonormal columns, orthogonal to the constant.
+        u_NK: orthonormal columns, orthogonal to s.
         shrink_KP: in [0, 1).
         residual_NP: y - H_p y.
     """
     rows, columns = u_NK.shape
     u_GMK, residual_GMP = groups.pad(u_NK), groups.pad(residual_NP)
+    share_GM = None if weight_N is None else groups.pad((weight_N / weight_N.sum()).sqrt())
     _, largest = groups.shape
     eye_MM = torch.eye(largest, dtype=u_NK.dtype, device=u_NK.device)
     step = max(1, CHUNK_NUMBERS // (largest * largest * max(columns, shrink_KP.shape[1])))
     parts = []
-    for u, residual, real in zip(u_GMK.split(step), residual_GMP.split(step), groups.real_GM.split(step), strict=True):
+    for start in range(0, groups.shape[0], step):
+        chunk = slice(start, start + step)
+        u, residual, real = u_GMK[chunk], residual_GMP[chunk], groups.real_GM[chunk]
+        constant: Tensor | float = 1.0 / rows
+        if share_GM is not None:
+            constant = (share_GM[chunk].unsqueeze(2) * share_GM[chunk].unsqueeze(1)).unsqueeze(3)
         # the hat matrices of all penalties at once: products of pairs of rows, weighed by the shrinkage
-        hat = (u.unsqueeze(2) * u.unsqueeze(1)) @ shrink_KP + 1.0 / rows  # (g, M, M, P)
+        hat = (u.unsqueeze(2) * u.unsqueeze(1)) @ shrink_KP + constant  # (g, M, M, P)
         # an empty slot stays alone: the constant must not couple it to real rows
         hat = hat * (real.unsqueeze(2) & real.unsqueeze(1)).unsqueeze(3)
         solved = solve_small(eye_MM - hat.permute(0, 3, 1, 2), residual.transpose(1, 2))
@@ -85,16 +96,29 @@ def left_out_residuals(u_NK: Tensor, shrink_KP: Tensor, residual_NP: Tensor, gro
     return groups.unpad(torch.cat(parts))
 
 
-def ridge_path(a_NK: Tensor, y_N: Tensor, group_N: Tensor, penalties, unit: float | None = None) -> RidgeFit:
+def ridge_path(
+    a_NK: Tensor,
+    y_N: Tensor,
+    group_N: Tensor,
+    penalties,
+    unit: float | None = None,
+    weight_N: Tensor | None = None,
+) -> RidgeFit:
     """The ridge of `y` on `a` (with an intercept) whose penalty has the smallest leave-one-prompt-out error.
 
     Solves in the smaller of the two Gram matrices. A penalty p stands for p x `unit`; by default the mean squared
     singular value, which makes the grid independent of rows and scale.
+
+    Args:
+        weight_N: positive float64; squared errors count so much, in the fit and in what chooses the penalty.
     """
     a_NK, y_N = a_NK.double(), y_N.double()
-    a_NK = a_NK - a_NK.mean(dim=0)
-    mean = y_N.mean()
+    a_NK = a_NK - weights.mean(a_NK, weight_N)
+    mean = weights.mean(y_N, weight_N)
     centred_N = y_N - mean
+    if weight_N is not None:  # from here on rows are multiplied by the roots of their weights
+        root_N = weight_N.sqrt()
+        a_NK, centred_N = a_NK * root_N.unsqueeze(1), centred_N * root_N
     primal = a_NK.shape[1] <= a_NK.shape[0]
     square, vectors = torch.linalg.eigh(a_NK.T @ a_NK if primal else a_NK @ a_NK.T)
     keep = square > square.max().clamp(min=1e-30) * 1e-10  # directions of rounding only
@@ -109,11 +133,14 @@ def ridge_path(a_NK: Tensor, y_N: Tensor, group_N: Tensor, penalties, unit: floa
     residual_NP = centred_N.unsqueeze(1) - u_NK @ (shrink_KP * uty_K.unsqueeze(1))
     groups = Groups(group_N)
     if groups.shape[0] > 1:
-        left_out_NP = left_out_residuals(u_NK, shrink_KP, residual_NP, groups)
+        left_out_NP = left_out_residuals(u_NK, shrink_KP, residual_NP, groups, weight_N)
         best = int(left_out_NP.square().mean(dim=0).argmin())
     else:  # without the only prompt there is nothing left to learn from: trust it least
         left_out_NP = torch.full_like(residual_NP, float("nan"))
         best = int(penalty_P.argmax())
     in_u_K = shrink_KP[:, best] * uty_K / square_K.sqrt()
     coefficient_K = vectors @ in_u_K if primal else a_NK.T @ (vectors @ (in_u_K / square_K.sqrt()))
-    return RidgeFit(coefficient_K, mean.item(), float(penalties[best]), y_N - left_out_NP[:, best])
+    left_out_N = left_out_NP[:, best]
+    if weight_N is not None:
+        left_out_N = left_out_N / root_N
+    return RidgeFit(coefficient_K, mean.item(), float(penalties[best]), y_N - left_out_N)

@@ -1,17 +1,24 @@
 """Settings of the value probe and the layout of its features."""
 
-import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Annotated, Literal, get_args
 
-KINDS = ("subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensemble")
-GUARDS = ("combine", "switch", "off")
+from probe.checked import DISTINCT, NOT_EMPTY, Range, SettingError, checked, settle
+
+Kind = Literal["subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensemble"]
+KINDS: tuple[str, ...] = get_args(Kind)
 DEFAULT_DOMAIN = "default"
+
+Count = Annotated[int, Range(1)]
+Rows = Annotated[int, Range(1, 10_000_000)]  # with states of 2,560 numbers, 205 GB
+Text = Annotated[str, NOT_EMPTY]
+Penalties = Annotated[tuple[Annotated[float, Range(above=0)], ...], NOT_EMPTY]
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """One probe per domain, fitted on a sliding window.
+    """One probe per domain, fitted on a sliding window. Raises SettingError, a ValueError, for values that cannot work.
 
     Attributes:
         kind: the estimator, see `probe.estimators`. "subspace_ridge" follows the window at the cost of its new rows;
@@ -31,40 +38,30 @@ class ProbeSettings:
             and the rest to a probe that all domains share; 0: domains do not borrow.
     """
 
-    kind: str = "subspace_ridge"
-    window_rows: int = 4096
-    domain_rows: dict[str, int] = field(default_factory=dict)
-    max_age: int | None = None
-    min_rows: int = 64
-    rank: int = 96
-    exact_features: int = 512
-    penalties: tuple[float, ...] = tuple(10.0 ** (half / 2) for half in range(-8, 9))
-    guard: str = "combine"
-    domains: dict[str, str] = field(default_factory=dict)
-    borrow_rows: int = 256
+    kind: Kind = "subspace_ridge"
+    window_rows: Rows = 4096
+    domain_rows: dict[Text, Rows] = field(default_factory=dict)
+    max_age: Count | None = None
+    min_rows: Rows = 64
+    rank: Count = 96
+    exact_features: Count = 512
+    penalties: Penalties = tuple(10.0 ** (half / 2) for half in range(-8, 9))
+    guard: Literal["combine", "switch", "off"] = "combine"
+    domains: dict[Text, Text] = field(default_factory=dict)
+    borrow_rows: Annotated[int, Range(0)] = 256
 
     def __post_init__(self):
-        for name in ("window_rows", "min_rows", "rank", "exact_features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"probe {name}={getattr(self, name)}: want at least 1")
-        if self.kind not in KINDS:
-            raise ValueError(f"probe kind={self.kind!r}: choose from {KINDS}")
-        if self.min_rows > self.window_rows:
-            raise ValueError(f"probe min_rows={self.min_rows} is more than window_rows={self.window_rows} can hold")
-        for name, rows in self.domain_rows.items():
-            if name not in self.domain_names:
-                raise ValueError(f"probe domain_rows.{name}: there is no such domain, only {self.domain_names}")
-            if rows < self.min_rows:
-                raise ValueError(f"probe domain_rows.{name}={rows}: want at least min_rows={self.min_rows}")
-        if self.max_age is not None and self.max_age < 1:
-            raise ValueError(f"probe max_age={self.max_age}: want at least 1 step, or null")
-        if self.borrow_rows < 0:
-            raise ValueError(f"probe borrow_rows={self.borrow_rows}: want 0 (do not borrow) or more")
-        check_penalties(self.penalties)
-        if self.guard not in GUARDS:
-            raise ValueError(f"probe guard={self.guard!r}: choose from {GUARDS}")
+        settle(self)
         if DEFAULT_DOMAIN in self.domains:
-            raise ValueError(f"probe domains: {DEFAULT_DOMAIN!r} is the name for rows that match no pattern")
+            raise SettingError("domains", self.domains, f"names other than {DEFAULT_DOMAIN}, where other rows go")
+        for name in self.domain_rows:
+            if name not in self.domain_names:
+                known = ", ".join(self.domain_names)
+                raise SettingError(f"domain_rows.{name}", self.domain_rows[name], f"a domain that there is ({known})")
+        windows = {"window_rows": self.window_rows} | {f"domain_rows.{n}": rows for n, rows in self.domain_rows.items()}
+        for name, rows in windows.items():
+            if rows < self.min_rows:
+                raise SettingError(name, rows, f"at least min_rows={self.min_rows}, rows needed for a fit")
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -81,22 +78,22 @@ class ProbeSettings:
 
 
 def check_penalties(penalties) -> None:
-    """Raises ValueError unless there are penalties, positive and finite."""
-    if not penalties or not all(p > 0 and math.isfinite(p) for p in penalties):
-        raise ValueError(f"probe penalties={penalties}: want positive numbers")
+    """Raises SettingError unless there are penalties, positive and finite."""
+    checked(penalties, Penalties, "penalties")
 
 
 @dataclass(frozen=True)
 class FeatureLayout:
     """Names and sizes of the blocks that a feature row consists of, in order: states first, then scalars (size 1)."""
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    names: Annotated[tuple[Text, ...], NOT_EMPTY, DISTINCT]
+    sizes: tuple[Count, ...]
 
     def __post_init__(self):
-        if len(self.names) != len(self.sizes) or len(set(self.names)) != len(self.names) or not self.names:
-            raise ValueError(f"feature layout needs one size per distinct name: {self.names}, {self.sizes}")
-        if min(self.sizes) < 1 or list(self.sizes) != sorted(self.sizes, key=lambda size: size == 1):
+        settle(self)
+        if len(self.names) != len(self.sizes):
+            raise ValueError(f"feature layout needs one size per name: {self.names}, {self.sizes}")
+        if list(self.sizes) != sorted(self.sizes, key=lambda size: size == 1):
             raise ValueError(f"feature layout has states first, then scalars of size 1: {self.names}, {self.sizes}")
 
     @property

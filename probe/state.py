@@ -1,41 +1,31 @@
-"""State of a `ProbeBank` on disk: tensors in safetensors, the rest in a JSON manifest; loading executes nothing.
+"""The state of a probe on disk: tensors in safetensors, the rest in a JSON manifest; loading executes nothing.
 
 A folder is written under a temporary name, synced, and renamed: no reader finds half a state. (Where it replaces
-another folder, a reader finds neither for a moment between two renames.) The manifest holds a digest of the tensors'
-file, so that flipped bits are found too.
+another folder, a reader finds neither for a moment between two renames.) The manifest holds a digest of every byte of
+both files, its own digits aside, so whatever has changed since is found.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from probe.guard import Verdict
-
-if TYPE_CHECKING:
-    from probe.bank import ProbeBank
-    from probe.estimators import Estimator
-
-VERSION = 3
+VERSION = 4
 MANIFEST, TENSORS = "probe.json", "probe.safetensors"
+BLANK = "0" * 32  # stands for the digest while it is computed
+REMEDY = "use an older checkpoint (trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N)"
 
-
-def _identity(bank: "ProbeBank") -> dict:
-    """What must agree between the state and the bank that loads it, as JSON gives it back."""
-    identity = {
-        "version": VERSION,
-        "features": dict(zip(bank.layout.names, bank.layout.sizes, strict=True)),
-        "settings": asdict(bank.settings),
-        "self_target": bank.self_target,
-    }
-    return json.loads(json.dumps(identity))
+Entry = TypeVar("Entry")
+Tensors = dict[str, Tensor]
+Declared = Mapping[str, tuple[str, torch.dtype]]  # name -> a letter per dimension, and the type
 
 
 def _sync(path: Path) -> None:
@@ -46,47 +36,21 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+def _digest(manifest: bytes, tensors: Path) -> str:
+    """Of the manifest, with a blank in the digest's place, and of the tensors' file."""
+    digest = hashlib.blake2b(manifest, digest_size=16)
+    with tensors.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _number(value: float | int | None) -> float | int | None | str:
-    """JSON has no NaN and no infinity: they become words that float() reads."""
-    return str(value) if isinstance(value, float) and not (abs(value) < float("inf")) else value
+def write(folder: Path, identity: dict, content: dict, tensors: Tensors) -> None:
+    """Write a state to `folder`, replacing one that is there.
 
-
-def _content(bank: "ProbeBank") -> tuple[dict[str, torch.Tensor], dict]:
-    """All tensors, and the manifest's own part of the state."""
-    tensors: dict[str, torch.Tensor] = {}
-
-    def add(prefix: str, estimator: "Estimator", slots: torch.Tensor) -> dict:
-        learned, numbers = estimator.state(slots)
-        tensors.update({f"{prefix}.{key}": value for key, value in learned.items()})
-        return {key: _number(value) for key, value in numbers.items()}
-
-    domains: dict[str, dict] = {}
-    for name, probe in zip(bank.settings.domain_names, bank.probes, strict=True):
-        rows, counters = probe.window.state()
-        tensors |= {f"{name}.window.{key}": value for key, value in rows.items()}
-        if probe.estimator.left_out_ is not None:
-            tensors[f"{name}.left_out"] = probe.estimator.left_out_
-        domains[name] = {
-            "window": counters,
-            "estimator": add(f"{name}.estimator", probe.estimator, probe.window.order),
-            "weights": list(probe.verdict.weight_E),
-            "errors": [_number(error) for error in probe.verdict.error_E],
-        }
-    shared = add("shared", bank.shared, torch.empty(0, dtype=torch.int64, device=bank.device))
-    return tensors, {"updates": bank.updates, "domains": domains, "shared": shared}
-
-
-def save(bank: "ProbeBank", folder: Path) -> None:
-    """Write `bank` to `folder`, replacing a state that is there."""
-    tensors, content = _content(bank)
+    Args:
+        identity: what must be the same where it is read. content: the rest. Both as JSON can hold, of finite numbers.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -94,8 +58,10 @@ def save(bank: "ProbeBank", folder: Path) -> None:
     # copies: safetensors refuses tensors that share memory
     copies = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     save_file(copies, temporary / TENSORS)
-    content["digest"] = _digest(temporary / TENSORS)
-    (temporary / MANIFEST).write_text(json.dumps(_identity(bank) | content, indent=1, allow_nan=False))
+    whole = {"version": VERSION, "digest": BLANK, "identity": identity, "content": content}
+    text = json.dumps(whole, indent=1, allow_nan=False)
+    digest = _digest(text.encode(), temporary / TENSORS)
+    (temporary / MANIFEST).write_text(text.replace(BLANK, digest, 1))  # names and numbers come after it
     for path in (temporary / TENSORS, temporary / MANIFEST, temporary):
         _sync(path)
     if folder.exists():
@@ -108,66 +74,98 @@ def save(bank: "ProbeBank", folder: Path) -> None:
     _sync(folder.parent)
 
 
-def _differences(expected: dict, found: dict, path: str = "") -> list[str]:
-    lines = []
-    for key in sorted(expected.keys() | found.keys()):
-        here, there = expected.get(key, "absent"), found.get(key, "absent")
-        if isinstance(here, dict) and isinstance(there, dict):
-            lines += _differences(here, there, f"{path}{key}.")
-        elif here != there:
-            lines.append(f"{path}{key}: this run {here}, checkpoint {there}")
-    return lines
+def read(folder: Path) -> tuple[dict, dict, Tensors]:
+    """Identity, content and tensors of the state in `folder`, as they were written.
 
-
-def _read(bank: "ProbeBank", folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    Raises:
+        FileNotFoundError: no state there. ValueError: another format, or damaged; says what to do.
+    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, RecursionError) as error:
-        raise ValueError(f"the probe's state in {folder} is damaged ({error}): use an older checkpoint") from error
-    if not isinstance(manifest, dict):
-        raise ValueError(f"the probe's state in {folder} is damaged (no manifest): use an older checkpoint")
-    identity = _identity(bank)
-    differences = _differences(identity, {key: manifest.get(key, "absent") for key in identity})
+        raw = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(raw.decode(), parse_constant=_refuse)
+        version, digest = manifest["version"], manifest["digest"]
+        if version == VERSION:
+            if not isinstance(digest, str) or digest != _digest(
+                raw.replace(digest.encode(), BLANK.encode(), 1), folder / TENSORS
+            ):
+                raise ValueError("its digest is another")
+            return manifest["identity"], manifest["content"], load_file(folder / TENSORS)
+    except (ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
+        raise damaged(folder, error) from error
+    raise ValueError(
+        f"the probe's state in {folder} is of format {version}, this program reads format {VERSION}: go on with the "
+        f"program that wrote it, {REMEDY}, or start anew with trainer.resume_mode=disable"
+    )
+
+
+def damaged(folder: Path, error: Exception) -> ValueError:
+    """What to raise for a state that cannot be used, with the remedy."""
+    return ValueError(f"the probe's state in {folder} is damaged ({error}): {REMEDY}")
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def check_identity(folder: Path, expected: dict, found: dict) -> None:
+    """Raises ValueError with the differences, if there are any."""
+    differences = _differences(json.loads(json.dumps(expected)), found)  # as JSON gives it back
     if differences:
         raise ValueError(
             f"the probe's state in {folder} was written under other settings:\n  " + "\n  ".join(differences) + "\n"
             "Give the run the checkpoint's settings, or start with trainer.resume_mode=disable."
         )
-    if manifest.get("digest") != _digest(folder / TENSORS):
-        raise ValueError(f"the probe's state in {folder} is damaged (its digest is another): use an older checkpoint")
-    return {key: tensor.to(bank.device) for key, tensor in tensors.items()}, manifest
 
 
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(f"{prefix}."): t for key, t in tensors.items() if key.startswith(f"{prefix}.")}
+def _differences(expected: Any, found: Any, path: str = "") -> list[str]:
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = sorted(expected.keys() | found.keys())
+        start = f"{path}." if path else ""
+        return [
+            line
+            for key in keys
+            for line in _differences(expected.get(key, "absent"), found.get(key, "absent"), start + key)
+        ]
+    return [] if expected == found else [f"{path}: this run {expected}, checkpoint {found}"]
 
 
-def _numbers(entry: dict) -> dict[str, float | int | None]:
-    return {key: float(value) if isinstance(value, str) else value for key, value in entry.items()}
+def prefixed(prefix: str, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The entries under names that start with the prefix and a dot."""
+    return {f"{prefix}.{name}": entry for name, entry in entries.items()}
 
 
-def load(bank: "ProbeBank", folder: Path) -> None:
-    """Fill `bank` from `folder`; a bank that could not be filled is of no use afterwards.
+def split(entries: Mapping[str, Entry], prefixes: Iterable[str]) -> list[dict[str, Entry]]:
+    """What `prefixed` put together, by prefix. Raises ValueError for a name that has none of them."""
+    parts: dict[str, dict[str, Entry]] = {prefix: {} for prefix in prefixes}
+    for name, entry in entries.items():
+        prefix, _, rest = name.partition(".")
+        if prefix not in parts:
+            raise ValueError(f"{name}: there is no such entry")
+        parts[prefix][rest] = entry
+    return list(parts.values())
+
+
+def check_tensors(path: str, tensors: Tensors, declared: Declared, sizes: Mapping[str, int], holes=()) -> None:
+    """Compare tensors with what they must be.
+
+    Args:
+        path: of the tensors, for the error.
+        declared: which there may be; a letter means one size throughout.
+        sizes: of the letters that are known.
+        holes: names of tensors that may hold NaN where there is nothing; infinite numbers are refused everywhere.
 
     Raises:
-        FileNotFoundError: no state there. ValueError: damaged, or written under other settings; says which.
+        ValueError: a tensor of another name, type or shape, or with a number that is not finite.
     """
-    tensors, manifest = _read(bank, folder)
-    try:
-        for name, probe in zip(bank.settings.domain_names, bank.probes, strict=True):
-            entry = manifest["domains"][name]
-            probe.window.load_state(_part(tensors, f"{name}.window"), entry["window"])
-            learned = _part(tensors, f"{name}.estimator")
-            probe.estimator.load_state(learned, _numbers(entry["estimator"]), probe.window.rows)
-            probe.estimator.left_out_ = tensors.get(f"{name}.left_out")
-            weights, errors = (tuple(map(float, entry[key])) for key in ("weights", "errors"))
-            probe.verdict = Verdict(weights, errors)  # type: ignore[arg-type]
-        bank.shared.load_state(_part(tensors, "shared"), _numbers(manifest["shared"]), 0)
-        bank.updates = int(manifest["updates"])
-        # tensors that do not fit each other are found here rather than in the first step
-        bank.predict(torch.zeros(1, bank.layout.num_features))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the probe's state in {folder} lacks {error}: use an older checkpoint") from error
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"the probe's state in {folder} is damaged ({error}): use an older checkpoint") from error
+    known = dict(sizes)
+    for name, tensor in tensors.items():
+        if name not in declared:
+            raise ValueError(f"{path}.{name}: there is no such tensor")
+        letters, dtype = declared[name]
+        wanted = tuple(known.get(letter, size) for letter, size in zip(letters, tensor.shape, strict=False))
+        if tensor.dtype != dtype or tensor.ndim != len(letters) or tuple(tensor.shape) != wanted:
+            shape = ", ".join(str(known.get(letter, letter)) for letter in letters)
+            raise ValueError(f"{path}.{name}: {tensor.dtype} of shape {tuple(tensor.shape)}, want {dtype} of ({shape})")
+        known |= dict(zip(letters, tensor.shape, strict=True))
+        if tensor.is_floating_point() and not (tensor.isfinite() | (tensor.isnan() & (name in holes))).all():
+            raise ValueError(f"{path}.{name}: a number is not finite")

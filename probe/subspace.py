@@ -6,6 +6,7 @@ Shapes: N rows, F features, P of them states, K dimensions of the subspace and t
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.settings import FeatureLayout
 
 CHUNK = 256  # rows standardised at a time: bounds the workspace to few x CHUNK x F floats, and stays in the cache
@@ -16,8 +17,7 @@ class Subspace:
     """Maps raw features (N, F) to (N, K): standardise, project the states, keep the scalars.
 
     A scalar is one of few and stands for itself: it is scaled to the spread of the states' leading direction, else a
-    common penalty would shrink it away. A constant feature maps to 0. Where the features are few there is no
-    projection.
+    common penalty would shrink it away. A constant feature maps to 0. Few features are not projected.
 
     Args:
         layout: blocks of a row.
@@ -58,14 +58,30 @@ class Subspace:
             return self.layout.num_features
         return self.basis_.shape[1] + self.layout.num_features - self.layout.num_state_features
 
-    def refresh(self, x_NF: Tensor, rows: Tensor) -> Tensor:
-        """Fit to the rows `rows` of `x`, starting from the present basis; their projection (N, K)."""
+    def check_loaded(self) -> None:
+        """Raises ValueError for a basis, read from a disk, of more directions than there can be."""
+        limit = min(self.rank, self.layout.num_state_features)
+        if self.basis_ is not None and self.basis_.shape[1] > limit:
+            raise ValueError(f"a basis of {self.basis_.shape[1]} directions, there can be {limit}")
+
+    def refresh(self, x_NF: Tensor, rows: Tensor, weight_N: Tensor | None = None) -> Tensor:
+        """Fit to the rows `rows` of `x`, starting from the present basis; their projection (N, K).
+
+        Args:
+            weight_N: of those rows, float64 with a mean of one.
+        """
         count = len(rows)
-        # two passes for the variance: a mean that is large against the spread must not eat its digits
         chunks = rows.split(CHUNK)
-        sum_F = torch.stack([x_NF[c].sum(dim=0, dtype=torch.float64) for c in chunks]).sum(dim=0)
+        shares = [None] * len(chunks) if weight_N is None else weight_N.split(CHUNK)
+
+        def total(x_CF: Tensor, weight_C: Tensor | None) -> Tensor:
+            return x_CF.sum(dim=0, dtype=torch.float64) if weight_C is None else weight_C @ x_CF.double()
+
+        pairs = list(zip(chunks, shares, strict=True))
+        # two passes for the variance: a mean that is large against the spread must not eat its digits
+        sum_F = torch.stack([total(x_NF[c], w) for c, w in pairs]).sum(dim=0)
         self.mean_ = (sum_F / count).float()
-        squares = [(x_NF[c] - self.mean_).square().sum(dim=0, dtype=torch.float64) for c in chunks]
+        squares = [total((x_NF[c] - self.mean_).square(), w) for c, w in pairs]
         deviation_F = (torch.stack(squares).sum(dim=0) / count).sqrt().float()
         varies_F = deviation_F > 1e-6 * self.mean_.abs().clamp(min=1e-30)  # rounding of a constant is no signal
         self.scale_ = torch.where(varies_F, 1.0 / deviation_F.clamp(min=1e-30), torch.zeros_like(deviation_F))
@@ -81,14 +97,15 @@ class Subspace:
             iterations = FIRST_ITERATIONS
         for _ in range(iterations):
             image = torch.zeros_like(basis)
-            for chunk in chunks:
+            for chunk, weight_C in pairs:
                 z_CP = self._standardise(x_NF[chunk])[:, :states]
-                image.addmm_(z_CP.T, z_CP @ basis)
+                a_CR = z_CP @ basis
+                image.addmm_(z_CP.T, a_CR if weight_C is None else a_CR * weight_C.float().unsqueeze(1))
             basis = torch.linalg.qr(image)[0]
         # one memory order, so that a state read from disk goes on bit by bit
         self.basis_, self.gain_ = basis.contiguous(), 1.0
         a_NK = torch.cat([self.project(x_NF[chunk]) for chunk in chunks])
-        self.gain_ = float(a_NK[:, :rank].square().mean(dim=0).max().sqrt())
+        self.gain_ = float(weights.mean(a_NK[:, :rank].square(), weight_N).max().sqrt())
         a_NK[:, rank:] *= self.gain_
         return a_NK
 

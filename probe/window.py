@@ -4,11 +4,26 @@ Shapes: C slots, N rows in the window, R new rows, F features.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-COLUMNS = ("feature", "reward", "target", "value", "group", "step", "serial")
+from probe.checked import Range, checked
+from probe.state import Declared, check_tensors
+
+COLUMNS: Declared = {
+    "feature": ("NF", torch.float32),
+    "reward": ("N", torch.float32),
+    "target": ("N", torch.float32),
+    "value": ("N", torch.float32),
+    "weight": ("N", torch.float32),
+    "target_weight": ("N", torch.float32),
+    "group": ("N", torch.int64),
+    "step": ("N", torch.int64),
+    "serial": ("N", torch.int64),
+}
+Counters = dict[Literal["next_group", "next_serial"], Annotated[int, Range(0)]]
 
 
 @dataclass(frozen=True)
@@ -23,17 +38,19 @@ class SlidingWindow:
     """At most `rows` rows of `features` numbers on `device`, in slots that rows keep while they stay.
 
     The rows are read through `order`: slots of the rows that are in the window, oldest first. Memory is
-    rows x features x 4 bytes, and 44 bytes a row besides.
+    rows x features x 4 bytes, and 52 bytes a row besides.
 
     Columns, all over slots: feature (C, F) float32, reward, target (what the row's probe value should be), value (what
-    the probe said before it learned the row; NaN where it could not) float32, group, step, serial int64. A group with a
-    larger number is newer.
+    the probe said before it learned the row; NaN where it could not), weight (how much the row's own reward counts),
+    target_weight (how much its target counts; positive) float32, group, step, serial int64. A group with a larger
+    number is newer.
     """
 
     def __init__(self, rows: int, features: int, device="cpu"):
         self.rows = rows
         self.feature = torch.zeros(rows, features, device=device)
         self.reward, self.target, self.value = (torch.zeros(rows, device=device) for _ in range(3))
+        self.weight, self.target_weight = (torch.ones(rows, device=device) for _ in range(2))
         self.group, self.step = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2))
         self.serial = torch.full((rows,), -1, dtype=torch.int64, device=device)  # order of arrival; -1: free slot
         self.next_group = 0
@@ -60,10 +77,12 @@ class SlidingWindow:
         group_R: Tensor,
         step: int,
         max_age: int | None = None,
+        weight_R: Tensor | None = None,
+        target_weight_R: Tensor | None = None,
     ) -> Change:
         """Add rows; the oldest groups make room for them, and rows older than `max_age` steps leave.
 
-        Of more new rows than the window holds, the last groups stay.
+        Of more new rows than the window holds, the last groups stay. Without weights they are 1.
         """
         before = len(self)
         keep_R = newest_groups(group_R, self.rows)
@@ -76,6 +95,8 @@ class SlidingWindow:
         if len(free):
             self.feature[free], self.reward[free], self.target[free] = feature_RF, reward_R, target_R
             self.value[free], self.step[free] = value_R, step
+            self.weight[free] = 1.0 if weight_R is None else weight_R[keep_R]
+            self.target_weight[free] = 1.0 if target_weight_R is None else target_weight_R[keep_R]
             _, place_R = torch.unique(group_R, return_inverse=True)
             self.group[free] = place_R + self.next_group
             self.serial[free] = self.next_serial + torch.arange(len(free), device=free.device)
@@ -106,18 +127,27 @@ class SlidingWindow:
             "next_serial": self.next_serial,
         }
 
-    def load_state(self, rows: dict[str, Tensor], counters: dict[str, int]) -> None:
-        """Set what `state` gave, in the first slots. Raises KeyError for a column that is missing, ValueError for one
-        of another shape."""
-        count = len(rows["serial"])
-        for name in COLUMNS:
-            column, saved = getattr(self, name), rows[name]
-            if count > self.rows or saved.shape != (count, *column.shape[1:]):
-                raise ValueError(f"column {name} of shape {tuple(saved.shape)} does not fit {tuple(column.shape)}")
+    def load_state(self, rows: dict[str, Tensor], counters: Any) -> None:
+        """Set what `state` gave, in the first slots. Raises ValueError for what it cannot have given."""
+        counters = checked(counters, Counters, "window")
+        if set(counters) != {"next_group", "next_serial"} or set(rows) != set(COLUMNS):
+            raise ValueError(
+                f"window: has {', '.join([*counters, *rows])}, want next_group, next_serial, {', '.join(COLUMNS)}"
+            )
+        count = rows["serial"].numel()
+        if count > self.rows:
+            raise ValueError(f"window: {count} rows, there is room for {self.rows}")
+        check_tensors("window", rows, COLUMNS, {"N": count, "F": self.feature.shape[1]}, holes=("value",))
+        serial_N, group_N = rows["serial"], rows["group"]
+        bounds = torch.cat([serial_N.new_full((1,), -1), serial_N, serial_N.new_full((1,), counters["next_serial"])])
+        if not (bounds.diff() > 0).all() or not ((group_N >= 0) & (group_N < counters["next_group"])).all():
+            raise ValueError("window: rows that are not in order, or groups out of range")
+        if (rows["weight"] < 0).any() or (rows["target_weight"] <= 0).any():
+            raise ValueError("window: weights out of range")
         self.serial[:] = -1
         for name in COLUMNS:
             getattr(self, name)[:count] = rows[name]
-        self.next_group, self.next_serial = int(counters["next_group"]), int(counters["next_serial"])
+        self.next_group, self.next_serial = counters["next_group"], counters["next_serial"]
         self._order = None
 
 

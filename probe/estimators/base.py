@@ -9,12 +9,16 @@ Shapes: N rows, F features.
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe import weights
+from probe.checked import Range, checked, shown
 from probe.settings import FeatureLayout
+from probe.state import Declared, check_tensors
 from probe.window import Change, SlidingWindow
 
 
@@ -24,9 +28,10 @@ class Estimator(ABC):
     no cheap way).
     """
 
-    TENSORS: tuple[str, ...] = ()  # learned attributes that make up the state
-    SLOTTED: tuple[str, ...] = ()  # those of TENSORS with a row per slot of the window
-    NUMBERS: tuple[str, ...] = ("low_", "high_")
+    # learned attributes that make up the state; a tensor whose first dimension is N has a row per slot of the window
+    TENSORS: Declared = {}
+    OPTIONAL = ("basis_", "projected_")  # those of TENSORS that a fitted estimator may lack
+    NUMBERS: Mapping[str, Any] = {"low_": Annotated[float, Range(high=0)], "high_": Annotated[float, Range(1)]}
 
     def __init__(self, layout: FeatureLayout):
         self.layout = layout
@@ -39,8 +44,9 @@ class Estimator(ABC):
         """Whether `predict` can be called."""
 
     @abstractmethod
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor | None:
-        """Learn; returns the left-out predictions, not yet clipped."""
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor | None:
+        """Learn; returns the left-out predictions, not yet clipped. Weights are positive and as `weights.relative`
+        gives them."""
 
     @abstractmethod
     def _predict(self, x_NF: Tensor) -> Tensor:
@@ -50,26 +56,42 @@ class Estimator(ABC):
         """What the constructor was given, by name (scikit-learn's protocol)."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def fit(self, X: Tensor, y: Tensor, groups: Tensor) -> "Estimator":
+    def fit(self, X: Tensor, y: Tensor, groups: Tensor, sample_weight: Tensor | None = None) -> "Estimator":
         """Learn from rows X (N, F) with targets y (N,); `groups` (N,) names each row's prompt. Forgets earlier rows.
 
+        Args:
+            sample_weight: (N,) how much each row's error counts, in the fit and in all that is chosen by errors. Only
+                ratios matter. A row of weight 0 is as good as left out: nothing is said of it in `left_out_` (NaN).
+
         Raises:
-            ValueError: no rows, shapes that do not fit, or numbers that are not finite.
+            ValueError: no rows, shapes that do not fit, numbers that are not finite, or no positive weight.
         """
         self.low_, self.high_ = 0.0, 1.0
-        return self._learn_rows(X, y, groups)
+        return self._learn_rows(X, y, groups, sample_weight)
 
-    def _learn_rows(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> "Estimator":
+    def _learn_rows(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> "Estimator":
         self._check(x_NF, y_N, group_N)
+        counts = None
+        if weight_N is not None:
+            if weight_N.shape != y_N.shape or not (weight_N.isfinite() & (weight_N >= 0)).all() or not weight_N.any():
+                raise ValueError("want a finite weight for each row, none negative and not all zero")
+            if not weight_N.all():
+                counts = weight_N > 0
+                x_NF, y_N, group_N, weight_N = x_NF[counts], y_N[counts], group_N[counts], weight_N[counts]
         self._widen(y_N)
-        self._finish(self._fit(x_NF.float(), y_N.float(), group_N))
+        left_out_N = self._fit(x_NF.float(), y_N.float(), group_N, weights.relative(weight_N))
+        if counts is not None and left_out_N is not None:
+            counted_N, left_out_N = left_out_N, left_out_N.new_full((len(counts),), float("nan"))
+            left_out_N[counts] = counted_N
+        self._finish(left_out_N)
         return self
 
     def follow(self, window: SlidingWindow, change: Change) -> "Estimator":
         """Learn from a window after `change`; here all of it, elsewhere only what changed. The rewards' range stays as
         wide as it ever was: that a reward left the window does not make it impossible."""
         slots = window.order
-        return self._learn_rows(window.feature[slots], window.target[slots], window.group[slots])
+        columns = (window.feature, window.target, window.group, window.target_weight)
+        return self._learn_rows(*(column[slots] for column in columns))
 
     def lose_track(self) -> None:  # noqa: B027  most estimators have no track to lose
         """The window changes without being followed: the next `follow` starts from its rows."""
@@ -115,17 +137,30 @@ class Estimator(ABC):
             slots: the followed window's order; of tensors with a row per slot, these rows are given.
         """
         tensors = {name: value for name in self.TENSORS if (value := getattr(self, name)) is not None}
-        tensors |= {name: tensors[name][slots] for name in self.SLOTTED if name in tensors}
+        tensors |= {name: tensors[name][slots] for name in tensors if self._slotted(name)}
         return tensors, {name: getattr(self, name) for name in self.NUMBERS}
 
-    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, float | int | None], slots: int) -> None:
+    def _slotted(self, name: str) -> bool:
+        return self.TENSORS[name][0].startswith("N")
+
+    def _sizes(self) -> dict[str, int]:
+        """Sizes that the learned tensors must have, by the letters in TENSORS."""
+        return {"F": self.layout.num_features, "P": self.layout.num_state_features}
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: Any, slots: int, rows: int) -> None:
         """Set what `state` gave, for a window of so many slots whose rows stand in the first ones, in order. Raises
-        KeyError for a number that is missing."""
+        ValueError for what it cannot have given."""
+        check_tensors("estimator", tensors, self.TENSORS, self._sizes() | {"N": rows})
+        lacking = set(self.TENSORS) - set(self.OPTIONAL) - set(tensors)
+        if tensors and lacking:
+            raise ValueError(f"estimator: lacks {', '.join(sorted(lacking))}")
+        if not isinstance(numbers, Mapping) or set(numbers) != set(self.NUMBERS):
+            raise ValueError(f"estimator: want the numbers {', '.join(self.NUMBERS)}, not {shown(numbers)}")
         for name in self.TENSORS:
             tensor = tensors.get(name)
-            if tensor is not None and name in self.SLOTTED:
-                rows, tensor = tensor, tensor.new_zeros(slots, *tensor.shape[1:])
-                tensor[: len(rows)] = rows
+            if tensor is not None and self._slotted(name):
+                part, tensor = tensor, tensor.new_zeros(slots, *tensor.shape[1:])
+                tensor[:rows] = part
             setattr(self, name, tensor)
-        for name in self.NUMBERS:
-            setattr(self, name, numbers[name])
+        for name, kind in self.NUMBERS.items():
+            setattr(self, name, checked(numbers[name], kind, f"estimator.{name}"))

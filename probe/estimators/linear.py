@@ -3,13 +3,17 @@
 Shapes: N rows, F features.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe import weights
+from probe.checked import Range
 from probe.estimators.base import Estimator
 from probe.settings import FeatureLayout
+from probe.state import Declared
 
 LINKS = ("auto", "clip", "sigmoid")
 NEWTON_STEPS, TOLERANCE = 30, 1e-9
@@ -18,9 +22,9 @@ NEWTON_STEPS, TOLERANCE = 30, 1e-9
 class LinearEstimator(Estimator):
     """Predicts link((x - mean_) @ weight_ + intercept_).
 
-    A pass rate saturates at 0 and 1, a linear prediction does not. The sigmoid link low + (high - low) sigmoid(slope_
-    f + offset_) is fitted to the out-of-prompt linear predictions (Platt's scaling), which also undoes what the penalty
-    shrinks.
+    A pass rate saturates at 0 and 1, a linear prediction f does not. The sigmoid link
+    low + (high - low) sigmoid(slope_ f + offset_) is fitted to the out-of-prompt linear predictions (Platt's scaling),
+    which also undoes what the penalty shrinks.
 
     Args:
         layout: blocks of a row.
@@ -30,8 +34,14 @@ class LinearEstimator(Estimator):
     Attributes after `fit`: penalty_ (the chosen one, in the grid's units), slope_ (0 for the clip link) and offset_.
     """
 
-    TENSORS: tuple[str, ...] = ("mean_", "weight_")
-    NUMBERS: tuple[str, ...] = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_")
+    TENSORS: Declared = {"mean_": ("F", torch.float32), "weight_": ("F", torch.float64)}
+    NUMBERS: Mapping[str, Any] = {
+        **Estimator.NUMBERS,
+        "intercept_": float,
+        "penalty_": Annotated[float, Range(0)] | None,
+        "slope_": Annotated[float, Range(0)],
+        "offset_": float,
+    }
 
     def __init__(self, layout: FeatureLayout, link: str = "clip"):
         super().__init__(layout)
@@ -57,15 +67,16 @@ class LinearEstimator(Estimator):
             return linear_N
         return self.low_ + (self.high_ - self.low_) * (self.slope_ * linear_N + self.offset_).sigmoid()
 
-    def _fit_link(self, left_out_N: Tensor, y_N: Tensor) -> Tensor:
+    def _fit_link(self, left_out_N: Tensor, y_N: Tensor, weight_N: Tensor | None) -> Tensor:
         """Choose and fit the link on out-of-prompt linear predictions; their linked values (N,) float64."""
         self.slope_ = self.offset_ = 0.0
         if self.link == "clip" or not left_out_N.isfinite().all():
             return left_out_N
         y_N = y_N.double()
-        self.slope_, self.offset_ = fit_sigmoid(left_out_N, (y_N - self.low_) / (self.high_ - self.low_))
+        self.slope_, self.offset_ = fit_sigmoid(left_out_N, (y_N - self.low_) / (self.high_ - self.low_), weight_N)
         sigmoid_N, clipped_N = self._linked(left_out_N), left_out_N.clamp(self.low_, self.high_)
-        worse = (sigmoid_N - y_N).square().mean() >= (clipped_N - y_N).square().mean()
+        errors = [weights.mean((linked_N - y_N).square(), weight_N) for linked_N in (sigmoid_N, clipped_N)]
+        worse = errors[0] >= errors[1]
         # a mean of the other prompts falls as one's own target rises: a falling link says that nothing was learned
         if self.slope_ <= 0 or (self.link == "auto" and worse):
             self.slope_ = self.offset_ = 0.0
@@ -73,17 +84,24 @@ class LinearEstimator(Estimator):
         return sigmoid_N
 
 
-def fit_sigmoid(f_N: Tensor, p_N: Tensor) -> tuple[float, float]:
+def fit_sigmoid(f_N: Tensor, p_N: Tensor, weight_N: Tensor | None = None) -> tuple[float, float]:
     """Slope and offset that minimise the cross-entropy of sigmoid(slope f + offset) with soft targets `p` in [0, 1]."""
-    centre, spread = f_N.mean(), f_N.std(correction=0).clamp(min=1e-12)
+    centre, spread = f_N.mean(), f_N.std(correction=0)
+    if weight_N is not None:
+        centre = weights.mean(f_N, weight_N)
+        spread = weights.mean((f_N - centre).square(), weight_N).sqrt()
+    spread = spread.clamp(min=1e-12)
     a_N2 = torch.stack([(f_N - centre) / spread, torch.ones_like(f_N)], dim=1)
     p_N = p_N.clamp(1e-3, 1 - 1e-3)  # finite where all targets are equal
     ridge_22 = 1e-3 * torch.eye(2, dtype=f_N.dtype, device=f_N.device)
     weight_2 = torch.zeros(2, dtype=f_N.dtype, device=f_N.device)
     for _ in range(NEWTON_STEPS):
         q_N = (a_N2 @ weight_2).sigmoid()
-        spread_N1 = (q_N * (1 - q_N)).clamp(min=1e-6).unsqueeze(1)
-        step_2 = torch.linalg.solve((a_N2 * spread_N1).T @ a_N2 + ridge_22, a_N2.T @ (p_N - q_N) - ridge_22 @ weight_2)
+        spread_N, error_N = (q_N * (1 - q_N)).clamp(min=1e-6), p_N - q_N
+        if weight_N is not None:
+            spread_N, error_N = weight_N * spread_N, weight_N * error_N
+        hessian_22 = (a_N2 * spread_N.unsqueeze(1)).T @ a_N2 + ridge_22
+        step_2 = torch.linalg.solve(hessian_22, a_N2.T @ error_N - ridge_22 @ weight_2)
         weight_2 = weight_2 + step_2 / (step_2.abs().max() / 2.0).clamp(min=1.0)
         if step_2.abs().max() < TOLERANCE:
             break

@@ -3,11 +3,13 @@
 Shapes: N rows, K dimensions, H hidden units.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from probe import weights
+from probe.checked import Range
 from probe.estimators.base import Estimator
 from probe.settings import FeatureLayout
 from probe.subspace import Subspace
@@ -24,8 +26,21 @@ class MLP(Estimator):
         steps: at most so many; lr, weight_decay: of Adam.
     """
 
-    TENSORS = ("mean_", "scale_", "basis_", "spread_", "hidden_weight_", "hidden_bias_", "output_weight_")
-    NUMBERS = ("low_", "high_", "gain_", "output_bias_", "steps_")
+    TENSORS = {
+        "mean_": ("F", torch.float32),
+        "scale_": ("F", torch.float32),
+        "basis_": ("PR", torch.float32),
+        "spread_": ("K", torch.float32),
+        "hidden_weight_": ("KH", torch.float32),
+        "hidden_bias_": ("H", torch.float32),
+        "output_weight_": ("H", torch.float32),
+    }
+    NUMBERS = {
+        **Estimator.NUMBERS,
+        "gain_": Annotated[float, Range(0)],
+        "output_bias_": float,
+        "steps_": Annotated[int, Range(0)],
+    }
 
     def __init__(
         self,
@@ -59,41 +74,62 @@ class MLP(Estimator):
     def fitted(self) -> bool:
         return self.output_weight_ is not None
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> None:
+    def _sizes(self) -> dict[str, int]:
+        return super()._sizes() | {"H": self.hidden}
+
+    def load_state(self, tensors, numbers, slots, rows) -> None:
+        super().load_state(tensors, numbers, slots, rows)
+        self.subspace.check_loaded()
+
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> None:
         self.subspace.basis_ = None
-        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
+        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
+        spread_K = a_NK.std(dim=0, correction=0)
+        if weight_N is not None:
+            spread_K = weights.mean((a_NK - weights.mean(a_NK, weight_N)).square(), weight_N).sqrt()
         # one scale for all: the leading directions keep their lead
-        self.spread_ = a_NK.std(dim=0, correction=0).max().clamp(min=1e-12).expand(a_NK.shape[1]).clone()
+        self.spread_ = spread_K.max().clamp(min=1e-12).expand(a_NK.shape[1]).clone()
         a_NK = a_NK / self.spread_
         prompts, place_N = torch.unique(group_N, return_inverse=True)
         dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(self.seed))
         out_N = (dealt.to(place_N.device) % 5 == 0)[place_N]
         self.steps_ = self.steps
         if 0 < out_N.sum() < len(out_N):
-            errors = self._learn(a_NK[~out_N], y_N[~out_N], self.steps, watch=(a_NK[out_N], y_N[out_N]))
+            inside, outside = (
+                (a_NK[part_N], y_N[part_N], None if weight_N is None else weight_N[part_N])
+                for part_N in (~out_N, out_N)
+            )
+            errors = self._learn(*inside, self.steps, watch=outside)
             self.steps_ = int(torch.tensor(errors).argmin())
-        self._learn(a_NK, y_N, self.steps_)
+        self._learn(a_NK, y_N, weight_N, self.steps_)
 
     @torch.enable_grad()
-    def _learn(self, a_NK: Tensor, y_N: Tensor, steps: int, watch: tuple[Tensor, Tensor] | None = None) -> list[float]:
+    def _learn(
+        self,
+        a_NK: Tensor,
+        y_N: Tensor,
+        weight_N: Tensor | None,
+        steps: int,
+        watch: tuple[Tensor, Tensor, Tensor | None] | None = None,
+    ) -> list[float]:
         """Learn from the start; squared errors on `watch` before each step and after the last."""
         generator = torch.Generator().manual_seed(self.seed)
         start_KH = torch.randn(a_NK.shape[1], self.hidden, generator=generator) / a_NK.shape[1] ** 0.5
         weight_KH = start_KH.to(a_NK).requires_grad_()
         # nothing is said at first but the mean
         bias_H, output_H = (a_NK.new_zeros(self.hidden).requires_grad_() for _ in range(2))
-        mean = y_N.mean()
+        mean = weights.mean(y_N, weight_N)
         optimizer = torch.optim.AdamW([weight_KH, bias_H, output_H], lr=self.lr, weight_decay=self.weight_decay)
 
-        def error(x_NK: Tensor, target_N: Tensor) -> Tensor:
-            return ((x_NK @ weight_KH + bias_H).tanh() @ output_H + mean - target_N).square().mean()
+        def error(x_NK: Tensor, target_N: Tensor, counts_N: Tensor | None) -> Tensor:
+            return weights.mean(((x_NK @ weight_KH + bias_H).tanh() @ output_H + mean - target_N).square(), counts_N)
 
         errors = []
         for _ in range(steps):
             if watch is not None:
                 errors.append(error(*watch).item())
             optimizer.zero_grad()
-            error(a_NK, y_N).backward()
+            error(a_NK, y_N, weight_N).backward()
             optimizer.step()
         if watch is not None:
             errors.append(error(*watch).item())

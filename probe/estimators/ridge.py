@@ -6,6 +6,7 @@ Shapes: N rows, F features, K dimensions that are solved in.
 import torch
 from torch import Tensor
 
+from probe import weights
 from probe.estimators.linear import LinearEstimator
 from probe.estimators.subspace import DEFAULT_PENALTIES
 from probe.ridge_path import RidgeFit, ridge_path
@@ -31,29 +32,29 @@ class Ridge(LinearEstimator):
         check_penalties(penalties)
         self.penalties, self.per_block = tuple(penalties), per_block
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         subspace = Subspace(self.layout, rank=1, exact_features=self.layout.num_features)
-        z_NF = subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
+        z_NF = subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
         gain_F = torch.ones(self.layout.num_features, dtype=torch.float64, device=x_NF.device)
-        best = ridge_path(z_NF, y_N, group_N, self.penalties)
+        best = ridge_path(z_NF, y_N, group_N, self.penalties, weight_N=weight_N)
         blocks = self.layout.slices.values() if self.per_block else ()
         for block in blocks:
             for gain in self.BLOCK_GAINS:
                 trial_F = gain_F.clone()
                 trial_F[block] *= gain
-                trial = ridge_path(z_NF * trial_F, y_N, group_N, self.penalties)
-                if _error(trial, y_N) < _error(best, y_N):
+                trial = ridge_path(z_NF * trial_F, y_N, group_N, self.penalties, weight_N=weight_N)
+                if _error(trial, y_N, weight_N) < _error(best, y_N, weight_N):
                     best, gain_F = trial, trial_F
         self.mean_ = subspace.mean_
         self.weight_ = subspace.unproject(best.coefficient_K * gain_F)
-        mean_F = (z_NF.double() * gain_F).mean(dim=0)
+        mean_F = weights.mean(z_NF.double() * gain_F, weight_N)
         self.intercept_ = best.intercept - float(mean_F @ best.coefficient_K)
         self.penalty_ = best.penalty
-        return self._fit_link(best.left_out_N, y_N)
+        return self._fit_link(best.left_out_N, y_N, weight_N)
 
 
-def _error(solution: RidgeFit, y_N: Tensor) -> float:
-    return (solution.left_out_N - y_N).square().mean().item()
+def _error(solution: RidgeFit, y_N: Tensor, weight_N: Tensor | None) -> float:
+    return weights.mean((solution.left_out_N - y_N).square(), weight_N).item()
 
 
 class PCARidge(LinearEstimator):
@@ -62,7 +63,7 @@ class PCARidge(LinearEstimator):
     Args:
         layout: blocks of a row; the scalars are not projected.
         components: directions kept of each state, in the layout's order (paper: 32 and 64 for Qwen3-4B).
-        alpha: penalty on the coefficients of standardised features (paper: 100).
+        alpha: penalty on the coefficients of standardised features (paper: 100), for rows that weigh one on average.
         seed: of the randomised range finder.
     """
 
@@ -75,9 +76,10 @@ class PCARidge(LinearEstimator):
             raise ValueError(f"PCARidge components={components}: want one number for each of {states} states")
         self.components, self.alpha, self.seed = components, alpha, seed
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
-        mean_F = x_NF.mean(dim=0)
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        mean_F = weights.mean(x_NF, weight_N)
         z_NF = x_NF - mean_F
+        rooted_NF = z_NF if weight_N is None else z_NF * weight_N.sqrt().float().unsqueeze(1)
         columns, maps = [], []
         blocks = list(self.layout.slices.values())
         for index, block in enumerate(blocks):
@@ -85,13 +87,13 @@ class PCARidge(LinearEstimator):
             if z_NB.shape[1] == 1:
                 map_BK = torch.ones(1, 1, device=z_NF.device)
             else:
-                map_BK = principal_directions(z_NB, self.components[index], self.seed)
+                map_BK = principal_directions(rooted_NF[:, block], self.components[index], self.seed)
             a_NK = z_NB @ map_BK
-            deviation_K = a_NK.square().mean(dim=0).sqrt()
+            deviation_K = weights.mean(a_NK.square(), weight_N).sqrt()
             scale_K = torch.where(deviation_K > 1e-12, 1.0 / deviation_K.clamp(min=1e-12), 0.0)
             columns.append(a_NK * scale_K)
             maps.append(map_BK * scale_K)
-        solution = ridge_path(torch.cat(columns, dim=1), y_N, group_N, (self.alpha,), unit=1.0)
+        solution = ridge_path(torch.cat(columns, dim=1), y_N, group_N, (self.alpha,), unit=1.0, weight_N=weight_N)
         parts = solution.coefficient_K.split([m.shape[1] for m in maps])
         self.mean_ = mean_F
         self.weight_ = torch.cat([m.double() @ part for m, part in zip(maps, parts, strict=True)])

@@ -4,10 +4,13 @@ Shapes: C slots of the window, N rows in it, R new rows, F features, K dimension
 """
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from probe import weights
+from probe.checked import Range
 from probe.estimators.linear import LinearEstimator
 from probe.ridge_path import ridge_path
 from probe.settings import FeatureLayout, ProbeSettings, check_penalties
@@ -24,8 +27,7 @@ class SubspaceEstimator(LinearEstimator):
     Follows a window at the cost of its new rows: rows keep their projection while they stay, so a step projects what
     came in and solves in K dimensions. The subspace itself is refreshed, from where it stands, when `refresh_share` of
     the window has changed since the last time, or when new rows stand out of it (their captured variance falls below
-    `refresh_energy` of what it was). Between two refreshes the fit is the batch fit in that subspace, to the last
-    digit.
+    `refresh_energy` of what it was). Between two refreshes the fit is exactly the batch fit in that subspace.
 
     Args:
         layout, rank, exact_features, seed: of the subspace, see `probe.subspace.Subspace`.
@@ -33,9 +35,19 @@ class SubspaceEstimator(LinearEstimator):
         link: see `LinearEstimator`.
     """
 
-    TENSORS = ("mean_", "weight_", "basis_", "scale_", "center_", "projected_")
-    SLOTTED = ("projected_",)
-    NUMBERS = ("low_", "high_", "intercept_", "penalty_", "slope_", "offset_", "gain_", "changed_", "energy_")
+    TENSORS = {
+        **LinearEstimator.TENSORS,
+        "basis_": ("PR", torch.float32),
+        "scale_": ("F", torch.float32),
+        "center_": ("F", torch.float32),
+        "projected_": ("NK", torch.float32),
+    }
+    NUMBERS = {
+        **LinearEstimator.NUMBERS,
+        "gain_": Annotated[float, Range(0)],
+        "changed_": Annotated[int, Range(0)],
+        "energy_": Annotated[float, Range(0)],
+    }
 
     def __init__(
         self,
@@ -64,16 +76,18 @@ class SubspaceEstimator(LinearEstimator):
     gain_ = property(lambda s: s.subspace.gain_, lambda s, v: setattr(s.subspace, "gain_", v))
 
     @abstractmethod
-    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
+    def _solve(
+        self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
+    ) -> tuple[Tensor, float, Tensor]:
         """Coefficients (K,) float64 and intercept on `a`, and out-of-prompt predictions; sets penalty_."""
 
-    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
+    def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         self.projected_ = self.basis_ = None  # from the start, whatever was fitted before
-        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device))
-        return self._adopt(a_NK, y_N, group_N)
+        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
+        return self._adopt(a_NK, y_N, group_N, weight_N)
 
-    def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> Tensor:
-        coefficient_K, self.intercept_, left_out_N = self._solve(a_NK, y_N, group_N)
+    def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        coefficient_K, self.intercept_, left_out_N = self._solve(a_NK, y_N, group_N, weight_N)
         self.mean_, self.weight_ = self.subspace.mean_, self.subspace.unproject(coefficient_K)
         return left_out_N
 
@@ -83,10 +97,12 @@ class SubspaceEstimator(LinearEstimator):
             return 1.0
         states = self.layout.num_state_features
         z_RP = (x_RF[:, :states] - self.center_[:states]).mul(self.scale_[:states])
-        return float(a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30))
+        share = a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30)
+        return float(share.nan_to_num(0.0, 0.0))  # numbers so large that squares overflow: nothing is known
 
-    def load_state(self, tensors, numbers, slots) -> None:
-        super().load_state(tensors, numbers, slots)
+    def load_state(self, tensors, numbers, slots, rows) -> None:
+        super().load_state(tensors, numbers, slots, rows)
+        self.subspace.check_loaded()
         if self.projected_ is not None:  # tensors that do not fit each other are found now, not in a later step
             found = self.subspace.project(self.projected_.new_zeros(1, self.layout.num_features)).shape[1]
             if found != self.projected_.shape[1]:
@@ -97,6 +113,7 @@ class SubspaceEstimator(LinearEstimator):
 
     def follow(self, window: SlidingWindow, change: Change) -> "SubspaceEstimator":
         slots, new = window.order, change.new_slots
+        weight_N = weights.relative(window.target_weight[slots])
         self.changed_ += len(new) + change.left
         stale = self.projected_ is None or self.changed_ > self.refresh_share * len(slots)
         if not stale and len(new):
@@ -105,23 +122,26 @@ class SubspaceEstimator(LinearEstimator):
             self.projected_[new] = a_RK  # type: ignore[index]
             stale = self._captured(new_RF, a_RK) < self.refresh_energy * self.energy_
         if stale:
-            a_NK = self.subspace.refresh(window.feature, slots)
+            a_NK = self.subspace.refresh(window.feature, slots, weight_N)
             self.projected_ = a_NK.new_zeros(window.rows, a_NK.shape[1])
             self.projected_[slots] = a_NK
             self.changed_ = 0
             self.energy_ = self._captured(window.feature[slots[-COMPARED_ROWS:]], a_NK[-COMPARED_ROWS:])
         target_N = window.target[slots]
         self._widen(target_N)
-        self._finish(self._adopt(self.projected_[slots], target_N, window.group[slots]))  # type: ignore[index]
+        projected_NK = self.projected_[slots]  # type: ignore[index]
+        self._finish(self._adopt(projected_NK, target_N, window.group[slots], weight_N))
         return self
 
 
 class SubspaceRidge(SubspaceEstimator):
     """Ridge in the tracked subspace."""
 
-    def _solve(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor) -> tuple[Tensor, float, Tensor]:
-        solution = ridge_path(a_NK, y_N, group_N, self.penalties)
+    def _solve(
+        self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
+    ) -> tuple[Tensor, float, Tensor]:
+        solution = ridge_path(a_NK, y_N, group_N, self.penalties, weight_N=weight_N)
         self.penalty_ = solution.penalty
         # the rows' mean has moved since the subspace was centred
-        intercept = solution.intercept - float(a_NK.double().mean(dim=0) @ solution.coefficient_K)
-        return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N)
+        intercept = solution.intercept - float(weights.mean(a_NK.double(), weight_N) @ solution.coefficient_K)
+        return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N, weight_N)

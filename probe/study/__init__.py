@@ -1,2 +1,1 @@
-"""Offline comparison of what to read and how to learn from it, on features of real rollouts (`python -m
-probe.study`)."""
+"""Offline comparison of what to read and how to learn from it, on real rollouts: `python -m probe.study`."""

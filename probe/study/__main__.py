@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from probe.settings import KINDS, ProbeSettings
 from probe.study.compare import (
@@ -69,13 +68,19 @@ def main(argv: list[str] | None = None) -> int:
         dump = read_dumps(args.dumps)
         fold_N = folds_of(dump.prompt_N, args.folds, args.seed)
         choice = start_choice(dump, args.estimators[0])
+        settings = ProbeSettings(rank=args.rank)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from probe.study import report  # after the cheap checks: matplotlib takes a second
+    try:  # after the cheap checks: matplotlib takes a second
+        from tqdm import tqdm
+
+        from probe.study import report
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; the study needs: pip install matplotlib tqdm", file=sys.stderr)
+        return 2
 
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = ProbeSettings(rank=args.rank)
     print(summary(dump))
     print("scores on unseen prompts, against the mean reward of each rollout's siblings")
     done: dict[str, list[Result]] = {}

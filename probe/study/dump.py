@@ -1,7 +1,7 @@
 """Feature dumps: what a run leaves of its rollouts for the offline study, as safetensors files that execute nothing.
 
-A file holds rows of one step from one rank. Columns are states, named ``{prompt|response}@{block}/{tokens}``, then
-scalars.
+A file holds rows of one step from one rank. Columns are first states, named
+``{prompt|response}@{block}/{tokens}``, then scalars.
 
 Shapes: N rows, F features.
 """
@@ -79,20 +79,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], FeatureLayout]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("version") != VERSION:
-                raise ValueError(f"{path} is no feature dump of version {VERSION}: {metadata.get('version')!r}")
-            layout = FeatureLayout(tuple(json.loads(metadata["names"])), tuple(json.loads(metadata["sizes"])))
-            return {key: file.get_tensor(key) for key in ("x", "reward", "prompt", "group")}, layout
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            if metadata.get("version") == VERSION:
+                layout = FeatureLayout(json.loads(metadata["names"]), json.loads(metadata["sizes"]))
+                tensors = {key: file.get_tensor(key) for key in ("x", "reward", "prompt", "group")}
+                rows = len(tensors["x"])
+                shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+                if shapes != {"x": (rows, layout.num_features), "reward": (rows,), "prompt": (rows,), "group": (rows,)}:
+                    raise ValueError(f"shapes {shapes} for {layout.num_features} features")
+                return tensors, layout
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, or dump again") from error
+    raise ValueError(f"{path} is no feature dump of version {VERSION} ({metadata.get('version')}): dump again")
 
 
 def read_dumps(folders: list[Path]) -> Dump:
     """All rows under `folders` whose numbers are finite and that have a sibling in their step.
 
     Raises:
-        FileNotFoundError: no dump in a folder. ValueError: a damaged file, dumps of different features, or no usable
-            row.
+        FileNotFoundError: no dump in a folder.
+        ValueError: a damaged file, dumps of different features, or no usable row.
     """
     parts: list[dict[str, Tensor]] = []
     layouts: dict[FeatureLayout, Path] = {}

@@ -1,13 +1,15 @@
 """POISE's own settings (the key ``poise`` of the run's config) and the checks at start."""
 
 import logging
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
-from recipe.poise.capture.dump import DumpSettings
+from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
+from probe.settings import Count, Text
+from recipe.poise.capture.dump import Block, DumpSettings, Tokens
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
 
@@ -15,12 +17,29 @@ logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "recipe.poise.capture.engine"
 TRAINER_MODES = ("sync", "colocate_async")
-STATES = ("prompt", "response")
+State = Literal["prompt", "response"]
+STATES: tuple[State, ...] = get_args(State)
+VERL_SETTINGS: dict[str, Any] = {
+    "actor_rollout_ref.rollout.n": Count,
+    "actor_rollout_ref.model.path": Text,
+    "actor_rollout_ref.model.hf_config_path": Text | None,
+    "actor_rollout_ref.model.trust_remote_code": bool,
+    "actor_rollout_ref.model.external_lib": Text | tuple[Text, ...] | None,
+    "actor_rollout_ref.actor.strategy": Text,
+    "algorithm.adv_estimator": Text,
+    "algorithm.rollout_correction.bypass_mode": bool | None,
+    "critic.enable": bool | None,
+    "data.max_response_length": Count,
+    "trainer.default_local_dir": Text,
+    "trainer.device": Text,
+    "trainer.use_v1": bool,
+    "trainer.v1.trainer_mode": Text,
+}  # what is read here and in the trainers of verl's own settings
 
 
 @dataclass(frozen=True)
 class PoiseConfig:
-    """Settings under ``poise``; an unknown key is an error.
+    """Settings under ``poise``; an unknown key is an error, and so is a value of another type (see probe/checked.py).
 
     Attributes:
         block: decoder block whose output is read, counted from 0; or a fraction of depth in [0, 1). Default: the
@@ -40,26 +59,22 @@ class PoiseConfig:
             waits half of it in the mean, which is seen where steps take seconds.
     """
 
-    block: int | float = 19 / 36
-    num_tokens: int = 10
-    states: tuple[str, ...] = STATES
-    signals: tuple[str, ...] = DEFAULT_SIGNALS
-    end_think: str = "</think>"
+    block: Block = 19 / 36
+    num_tokens: Tokens = 10
+    states: Annotated[tuple[State, ...], DISTINCT] = STATES
+    signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
+    end_think: Text = "</think>"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
-    poll_interval_s: float = 2.0
+    poll_interval_s: Annotated[float, Range(above=0)] = 2.0
 
     def __post_init__(self):
+        settle(self)
         check_signals(self.signals)
-        if self.num_tokens < 1:
-            raise ValueError(f"poise.num_tokens={self.num_tokens}: a state is the mean of at least 1 token")
-        unknown = [name for name in self.states if name not in STATES]
-        if unknown or not (self.states or self.signals):
-            raise ValueError(
-                f"poise.states={list(self.states)}: choose from {list(STATES)}, at least one feature in all"
-            )
+        if not (self.states or self.signals):
+            raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
 
     @property
     def prompt_only(self) -> bool:
@@ -67,31 +82,28 @@ class PoiseConfig:
         return "response" not in self.states and set(self.signals) <= set(PROMPT_ONLY_SIGNALS)
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
-    """A mapping node as a dict, interpolations resolved."""
-    return {str(key): value for key, value in OmegaConf.to_container(node, resolve=True).items()}  # type: ignore
-
-
-def _build(cls, node: DictConfig | dict, path: str):
-    """`cls(**node)` with lists as tuples; ValueError names keys that the dataclass does not have."""
-    values = _plain(node) if isinstance(node, DictConfig) else dict(node)
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ValueError(f"unknown setting {path}.{unknown[0]}; known under {path}: {', '.join(sorted(known))}")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
 def read_poise_config(config: DictConfig) -> PoiseConfig:
     """The settings under ``poise``.
 
     Raises:
-        ValueError: an unknown key or a value out of range, named with its path.
+        ValueError: an unknown key, or a value of another type or out of range, named with its path.
     """
-    node = _plain(config.poise)
-    node["probe"] = _build(ProbeSettings, node.get("probe") or {}, "poise.probe")
-    node["dump_features"] = _build(DumpSettings, node.get("dump_features") or {}, "poise.dump_features")
-    return _build(PoiseConfig, node, "poise")
+    node = OmegaConf.select(config, "poise")
+    values = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return read(PoiseConfig, values, "poise")
+
+
+def check_types(config: DictConfig) -> PoiseConfig:
+    """Read POISE's settings, and check what is read of verl's: the part of the check that every method needs.
+
+    Raises:
+        ValueError: with the setting, its value and what is wanted.
+    """
+    poise = read_poise_config(config)
+    kinds = VERL_SETTINGS | ({"actor_rollout_ref.rollout.seed": int} if poise.seeded_rollouts else {})
+    for path, kind in kinds.items():
+        checked(OmegaConf.select(config, path), kind, path)
+    return poise
 
 
 def check_config(config: DictConfig) -> PoiseConfig:
@@ -100,7 +112,7 @@ def check_config(config: DictConfig) -> PoiseConfig:
     Raises:
         ValueError: with the setting at fault and its remedy.
     """
-    poise = read_poise_config(config)
+    poise = check_types(config)
     actor, rollout, model = (config.actor_rollout_ref[key] for key in ("actor", "rollout", "model"))
 
     def refuse_if(condition: bool, message: str) -> None:
@@ -134,7 +146,7 @@ def check_config(config: DictConfig) -> PoiseConfig:
         "the probe sits in verl's critic seat: set critic.enable=True critic.model=null",
     )
     refuse_if(
-        rollout.n < 1 or (rollout.n == 1 and not poise.prompt_only),
+        rollout.n == 1 and not poise.prompt_only,
         f"actor_rollout_ref.rollout.n={rollout.n}: a baseline from the rollout's own response state or signals "
         "would be biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
         "(poise.states=[prompt] poise.signals=[]).",
@@ -179,5 +191,9 @@ def check_block(poise: PoiseConfig, config: DictConfig) -> None:
     path = copy_to_local(model.get("hf_config_path") or model.path)
     hf_config = AutoConfig.from_pretrained(path, trust_remote_code=model.get("trust_remote_code", False))
     hf_config = getattr(hf_config, "text_config", hf_config)
-    for block in (poise.block, *poise.dump_features.blocks):
-        resolve_block(block, hf_config.num_hidden_layers)
+    blocks = {f"poise.dump_features.blocks[{place}]": b for place, b in enumerate(poise.dump_features.blocks)}
+    for path, block in {"poise.block": poise.block, **blocks}.items():
+        try:
+            resolve_block(block, hf_config.num_hidden_layers)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -49,7 +49,7 @@ def words_of(line: str) -> list[str]:
 
 
 def composed(name: str, overrides: list[str]):
-    """The whole config as the entry sees it, with POISE's and verl's checks at start, all but those that read the model."""
+    """The config as the entry sees it, with all checks at start but those that read the model."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 

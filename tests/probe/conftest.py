@@ -27,8 +27,9 @@ def layout():
 
 @pytest.fixture
 def step_rows():
-    """Rows of one step whose states tell the pass rate of their prompt, two per prompt: function (prompts, seed, noise,
-    shift)."""
+    """Rows of one step whose states tell the pass rate of their prompt, two per prompt.
+
+    Function (prompts, seed, noise, shift)."""
 
     def make(prompts=32, seed=0, noise=0.2, shift=0.0):
         generator = torch.Generator().manual_seed(seed)

@@ -30,23 +30,25 @@ def worker(rank, ranks, init_file, out):
     dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=ranks)
     settings = ProbeSettings(min_rows=8, window_rows=200, exact_features=4, rank=4)
     layout = FeatureLayout(("prompt", "response", "entropy"), (6, 6, 1))
-    bank = DistributedBank(ProbeBank(settings, layout) if rank == 0 else None)
+    plain, weighted = (DistributedBank(ProbeBank(settings, layout) if rank == 0 else None) for _ in range(2))
     values = []
     for step in range(STEPS):
         rows = rows_of(step)
         # spread in another order each step, unevenly: siblings end up on different ranks
         spread = torch.randperm(42, generator=torch.Generator().manual_seed(step)).tensor_split(ranks)[rank]
-        said = bank.predict(*(column[spread] for column in rows))
-        values.append((spread, torch.cat([said.value_R[:, None], said.weight_R3, said.constant_R[:, None]], dim=1)))
-        metrics = bank.update(step)
-        assert bool(metrics) == (rank == 0)
+        weight_R = 1.0 + 8.0 * (rows[2] < 0.5)
+        for bank, weights in ((plain, {}), (weighted, {"weight_R": weight_R[spread]})):
+            said = bank.predict(*(column[spread] for column in rows), **weights)
+            values.append((spread, torch.cat([said.value_R[:, None], said.weight_R3, said.constant_R[:, None]], dim=1)))
+            metrics = bank.update(step)
+            assert bool(metrics) == (rank == 0)
     torch.save(values, out)
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def said():
-    """Predictions (STEPS, 42, 5) by number of ranks."""
+    """Predictions (2 x STEPS, 42, 5), without and with weights in turn, by number of ranks."""
     result = {}
     for ranks in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +58,7 @@ def said():
                 for rank in range(ranks)
             ]
             assert [process.wait(timeout=120) for process in processes] == [0] * ranks
-            table = torch.zeros(STEPS, 42, 5)
+            table = torch.zeros(2 * STEPS, 42, 5)
             for out in outs:
                 for step, (spread, values) in enumerate(torch.load(out, weights_only=True)):
                     table[step, spread] = values
@@ -66,7 +68,9 @@ def said():
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_predictions_are_those_of_one_rank(said, ranks):
-    assert said[1][-1, :, 0].isfinite().all() and said[1][-1, :, 0].std() > 0.01
+    for last in (-1, -2):
+        assert said[1][last, :, 0].isfinite().all() and said[1][last, :, 0].std() > 0.01
+    assert said[1][-1, 0, 4] < 0.5 * said[1][-2, 0, 4]  # the constant: failures weigh nine times as much
     torch.testing.assert_close(said[ranks], said[1], atol=1e-6, rtol=1e-5, equal_nan=True)
 
 

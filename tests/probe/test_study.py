@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from probe import FeatureLayout
 from probe.planted import PlantedWorld
@@ -82,6 +83,24 @@ def test_a_damaged_file_is_named(tmp_path, damage, capsys):
     assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "0"}, "no feature dump of version 1"),
+        ({"names": "5"}, "is damaged .names=5: want a list"),
+        ({"sizes": "[2.5]"}, "is damaged .sizes.0.=2.5: want a whole number"),
+        ({"sizes": "[3]"}, "is damaged .shapes"),
+        ({"sizes": "{"}, "is damaged"),
+    ],
+)
+def test_a_file_that_says_something_else_of_itself_is_named(tmp_path, change, message):
+    layout = FeatureLayout(("prompt@0/1",), (2,))
+    path = write_dump(tmp_path, 1, 0, layout, torch.ones(2, 2), torch.ones(2), torch.zeros(2), torch.zeros(2))
+    save_file(load_file(path), path, {"version": "1", "names": '["prompt@0/1"]', "sizes": "[2]"} | change)
+    with pytest.raises(ValueError, match=f"{path} .*{message}"):
+        read_dumps([tmp_path])
+
+
 def test_what_cannot_be_studied_is_said(tmp_path, capsys):
     def error_of(*folders, options=()):
         assert main([*map(str, folders), "--out", str(tmp_path / "out"), *options]) == 2
@@ -98,6 +117,7 @@ def test_what_cannot_be_studied_is_said(tmp_path, capsys):
     scalars = FeatureLayout(("length",), (1,))
     write_dump(tmp_path / "t", 1, 0, scalars, torch.ones(9, 1), torch.ones(9), torch.arange(9), torch.zeros(9))
     assert "no hidden states" in error_of(tmp_path / "t")
+    assert "rank=0: want a whole number" in error_of(tmp_path / "a", options=["--rank", "0"])
 
 
 def test_what_a_perfect_predictor_could_reach(tmp_path):

@@ -11,8 +11,16 @@ from omegaconf import OmegaConf
 from probe import ProbeSettings
 from probe.study.compare import Choice
 from probe.study.report import config_block
+from recipe.poise.capture.dump import DumpSettings
 from recipe.poise.capture.signals import REWARD, SIGNALS
-from recipe.poise.config import PoiseConfig, capture_settings, check_block, check_config, read_poise_config
+from recipe.poise.config import (
+    PoiseConfig,
+    capture_settings,
+    check_block,
+    check_config,
+    check_types,
+    read_poise_config,
+)
 
 CONFIG_DIR = str(Path(__file__).parents[2] / "recipe/poise/config")
 
@@ -59,7 +67,7 @@ def test_run_configs_pass(name):
         (["+poise.probe.windw=3"], "unknown setting poise.probe.windw"),
         (["poise.signals=[entropy_of_everything]"], "entropy_of_everything"),
         (["poise.states=[middle]"], "poise.states"),
-        (["poise.num_tokens=0"], "at least 1 token"),
+        (["poise.num_tokens=0"], "poise.num_tokens=0: want a whole number of at least 1"),
         (["actor_rollout_ref.rollout.n=1"], "biased"),
         (["algorithm.rollout_correction.bypass_mode=True"], "nothing to capture"),
         (["actor_rollout_ref.model.external_lib=null"], "recipe.poise.capture.engine"),
@@ -75,6 +83,91 @@ def test_refusals(overrides, message):
         check_config(composed(*overrides))
 
 
+# by setting: values, and what the error wants
+WRONG_VALUES = {
+    "poise.block": ("[true,abc,null,-1,1.5,nan]", "a whole number of at least 0 or a finite number of at least 0 and"),
+    "poise.num_tokens": ("[1.5,nan,true,abc,null,1e1,1000000000]", "a whole number of at least 1 and at most 100,000"),
+    "poise.states": ("[prompt,null,[prompt,prompt],[1],{prompt: 1}]", "a list, no value twice|one of prompt, response"),
+    "poise.signals": ("[length,null,[length,length],[5]]", "a list, no value twice|text, not empty"),
+    "poise.end_think": ("['',' ',null,5,[a]]", "text, not empty"),
+    "poise.seed": ("[abc,null,1.5,-1,true,100000000000000000000]", "a whole number of at least 0"),
+    "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
+    "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
+    "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),
+    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off"),
+    "poise.probe.window_rows": ("[1e3,4096.5,nan,1000000000000,abc,null,'4096']", "a whole number of at least 1"),
+    "poise.probe.min_rows": ("[64.5,nan,true,null]", "a whole number of at least 1"),
+    "poise.probe.rank": ("[9.5,nan,1e1,null]", "a whole number of at least 1"),
+    "poise.probe.exact_features": ("[512.5,nan,null]", "a whole number of at least 1"),
+    "poise.probe.max_age": ("[2.5,nan,inf,true,abc]", "a whole number of at least 1 or null"),
+    "poise.probe.borrow_rows": ("[0.5,nan,null]", "a whole number of at least 0"),
+    "poise.probe.penalties": ("[1.0,null,[],[nan],[inf],[0],['1e-3'],[true]]", "a list, not empty|number above 0"),
+    "poise.probe.domains": ("[null,{math: null},{math: ''},{math: 5},abc]", "a mapping|text, not empty"),
+    "poise.probe.domain_rows": ("[null,{default: nan},{default: 100.5},{default: null}]", "a mapping|a whole number"),
+    "poise.dump_features": ("[null,5,dump]", "a mapping with the keys blocks, "),
+    "poise.dump_features.folder": ("['',5,[a]]", "text, not empty or null"),
+    "poise.dump_features.every": ("[1.5,nan,true,null,0]", "a whole number of at least 1"),
+    "poise.dump_features.blocks": ("[null,1,[true],[a],[1,1],[nan]]", "a list, no value twice|a whole number of at"),
+    "poise.dump_features.num_tokens": ("[null,4,[1.5],[0],[4,4]]", "a list, no value twice|a whole number of at"),
+    "actor_rollout_ref.rollout.n": ("[2.5,nan,null,'2',true,0,1e0]", "a whole number of at least 1"),
+    "actor_rollout_ref.model.path": ("[null,'',5,[a]]", "text, not empty"),
+    "actor_rollout_ref.model.external_lib": ("[5,'',[5]]", "text, not empty or a list"),
+    "actor_rollout_ref.model.trust_remote_code": ("[maybe,1]", "true or false"),
+    "algorithm.rollout_correction.bypass_mode": ("[maybe,0]", "true or false or null"),
+    "critic.enable": ("[maybe,1]", "true or false"),
+    "data.max_response_length": ("[64.5,null,'64']", "a whole number of at least 1"),
+    "trainer.default_local_dir": ("[null,'',5]", "text, not empty"),
+    "trainer.use_v1": ("[maybe,1]", "true or false"),
+}
+
+
+@pytest.mark.parametrize("path", WRONG_VALUES)
+def test_values_of_another_type_are_refused_by_name(path):
+    """As Hydra's command line gives them."""
+    values, wanted = WRONG_VALUES[path]
+    config = composed(f"+wrong={values}")
+    for value in OmegaConf.to_container(config.wrong):
+        OmegaConf.update(config, path, value, merge=False)
+        with pytest.raises(ValueError, match=rf"^{path}[^ ]*=.*: want .*({wanted})"):
+            check_config(config)
+
+
+@pytest.mark.parametrize("cls", [PoiseConfig, DumpSettings])
+def test_no_field_takes_what_is_nothing(cls):
+    """Also fields that will be added."""
+    for entry in fields(cls):
+        for wrong in (object(), float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=f"^{entry.name}="):
+                cls(**{entry.name: wrong})
+
+
+def test_nothing_in_place_of_the_settings_is_refused():
+    for value in (None, 5, [1]):
+        config = composed()
+        config.poise = value
+        with pytest.raises(ValueError, match="^poise=.*: want a mapping with the keys block, "):
+            check_config(config)
+
+
+def test_numbers_in_a_file_are_what_yaml_says(tmp_path):
+    """1e3 is a float in OmegaConf's YAML, on the command line and in JSON, and so no whole number; penalties may be
+    written so."""
+    (tmp_path / "own.yaml").write_text("poise: {probe: {penalties: [1e-3, 1], window_rows: 1e3}}")
+    config = OmegaConf.merge(composed(), OmegaConf.load(tmp_path / "own.yaml"))
+    with pytest.raises(ValueError, match="poise.probe.window_rows=1000.0: want .* for instance 1000$"):
+        check_config(config)
+    config.poise.probe.window_rows = 1000
+    assert check_config(config).probe.penalties == (0.001, 1.0)
+
+
+def test_other_methods_settings_are_checked_too():
+    config = composed(
+        "algorithm.adv_estimator=grpo", "poise.seeded_rollouts=True", "actor_rollout_ref.rollout.seed=abc"
+    )
+    with pytest.raises(ValueError, match="actor_rollout_ref.rollout.seed='abc': want a whole number"):
+        check_types(config)
+
+
 def test_one_rollout_is_allowed_for_a_prompt_only_probe():
     poise = check_config(composed("actor_rollout_ref.rollout.n=1", "poise.states=[prompt]", "poise.signals=[]"))
     assert poise.prompt_only
@@ -86,7 +179,7 @@ def test_a_block_that_the_model_lacks_is_refused(tmp_path, block, message):
 
     Qwen3Config(num_hidden_layers=4).save_pretrained(tmp_path)
     config = composed(f"actor_rollout_ref.model.path={tmp_path}", f"poise.block={block}")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"poise.{message}"):
         check_block(check_config(config), config)
     good = composed(f"actor_rollout_ref.model.path={tmp_path}", "poise.block=3")
     check_block(check_config(good), good)
@@ -109,14 +202,21 @@ def test_a_tokenizer_without_the_end_of_thinking_gets_one_warning(caplog):
     assert one.end_think_id == 2 and len(caplog.records) == 1
 
 
-def test_the_entry_refuses_before_ray_starts():
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+poise.blok=1"], "unknown setting poise.blok"),
+        (["algorithm.adv_estimator=grpo", "poise.seeded_rollouts=maybe"], "poise.seeded_rollouts='maybe': want true"),
+    ],
+)
+def test_the_entry_refuses_before_ray_starts(overrides, message):
     """The real command, on a config that cannot work, ends within seconds with the message."""
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "recipe.poise.main_poise", "--config-name", "poise_quickstart", "+poise.blok=1"]
+    command = [sys.executable, "-m", "recipe.poise.main_poise", "--config-name", "poise_quickstart", *overrides]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=180, env=os.environ | {"VERL_PLATFORM": "cpu"}
     )
     assert result.returncode != 0
-    assert "unknown setting poise.blok" in result.stderr
+    assert message in result.stderr and "Started a local Ray" not in result.stdout + result.stderr

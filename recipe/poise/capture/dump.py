@@ -9,15 +9,20 @@ Shapes: R rows, T tokens of the packed sequence, D hidden size.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from probe import FeatureLayout
+from probe.checked import DISTINCT, Range, settle
+from probe.settings import Count, Text
 from probe.study.dump import state_name
 from recipe.poise.capture.hook import HiddenStateCapture, TokenSpans, resolve_block
 from recipe.poise.capture.signals import REWARD, SIGNALS
 
+Block = Annotated[int, Range(0)] | Annotated[float, Range(0, below=1)]
+Tokens = Annotated[int, Range(1, 100_000)]
 DUMP_FLAG = "poise_dump"  # set by the trainer in the steps that are dumped
 
 
@@ -33,16 +38,13 @@ class DumpSettings:
         every: steps between dumps.
     """
 
-    folder: str | None = None
-    blocks: tuple[int | float, ...] = ()
-    num_tokens: tuple[int, ...] = ()
-    every: int = 1
+    folder: Text | None = None
+    blocks: Annotated[tuple[Block, ...], DISTINCT] = ()
+    num_tokens: Annotated[tuple[Tokens, ...], DISTINCT] = ()
+    every: Count = 1
 
     def __post_init__(self):
-        if self.every < 1:
-            raise ValueError(f"poise.dump_features.every={self.every}: want at least 1 step")
-        if self.num_tokens and min(self.num_tokens) < 1:
-            raise ValueError(f"poise.dump_features.num_tokens={list(self.num_tokens)}: want at least 1 token each")
+        settle(self)
 
     def check_folder(self) -> None:
         """Raises ValueError where the folder cannot be written to."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probe.checked import SettingError
 from recipe.poise.capture.hook import TokenSpans
 
 DEFAULT_SIGNALS = ("entropy_response", "entropy_reasoning", "entropy_answer")
@@ -91,11 +92,11 @@ REWARD = "reward"  # the rollout's own reward: the probe worker adds it, the pas
 
 
 def check_signals(names) -> None:
-    """Raises ValueError naming an unknown signal and the known ones."""
+    """Raises SettingError, a ValueError, that names an unknown signal and the known ones."""
     known = [*SIGNALS, REWARD]
-    for name in names:
+    for place, name in enumerate(names):
         if name not in known:
-            raise ValueError(f"unknown signal {name!r}; known signals: {', '.join(known)}")
+            raise SettingError(f"signals[{place}]", name, f"one of {', '.join(known)}")
 
 
 def compute_signals(
