@@ -126,8 +126,8 @@ def _check(workers: list) -> None:
             said = log.read_text(errors="replace").split("\n") if log.exists() else []
             last = next((line.strip() for line in reversed(said) if line.strip()), "nothing")
             raise EvaluationError(
-                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). It said last: "
-                f"{last[:500]}. All of it is in {log}. The samples so far are kept, the same command goes on from them"
+                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). It said at "
+                f"last: {last[:500]}. All of it is in {log}. The samples so far are kept, the same command goes on"
             )
 
 
