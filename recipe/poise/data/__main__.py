@@ -7,8 +7,9 @@ from typing import Any
 
 from recipe.poise.data.build import Request, build, with_options
 from recipe.poise.data.catalogue import CATALOGUE, GROUPS, TEMPLATES, Entry
-from recipe.poise.data.errors import DataError
+from recipe.poise.data.errors import DataError, told
 from recipe.poise.data.lengths import limit_of
+from recipe.poise.data.names import WANTED, is_plain
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +59,9 @@ def entry_of(arguments: argparse.Namespace, name: str) -> Entry:
     for option in ("files", "field"):
         if wrong := [pair for pair in getattr(arguments, option) if len(pair) != 2 or not all(pair)]:
             raise DataError(f"--{option} {'='.join(wrong[0])}: want NAME=VALUE")
+        names = [name for name, _ in getattr(arguments, option)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"--{option} {twice[0]}=... is given twice; want it once")
     entry = CATALOGUE[name]
     return with_options(
         entry,
@@ -74,7 +78,7 @@ def entry_of(arguments: argparse.Namespace, name: str) -> Entry:
 
 
 def make(arguments: argparse.Namespace) -> None:
-    """Make every named data set. Raises DataError, FileExistsError."""
+    """Make every named data set. Raises DataError, OSError."""
     names = [one for name in arguments.names for one in GROUPS.get(name, (name,))]
     limit = limit_of(arguments.tokenizer, arguments.max_prompt_length)
     if arguments.called and len(names) > 1:
@@ -85,7 +89,9 @@ def make(arguments: argparse.Namespace) -> None:
         if not source:
             raise DataError(f"{name} has no home on the hub: --source FILE")
         if name == "jsonl" and not arguments.called:
-            entry = with_options(entry, name=Path(source).stem)
+            if not is_plain(stem := Path(source).stem):
+                raise DataError(f"{source}: {stem!r} cannot name the result ({WANTED}); give --as NAME")
+            entry = with_options(entry, name=stem)
         folder = arguments.out.absolute() / entry.name
         manifest = build(folder, Request(entry, source, arguments.revision, limit), not arguments.no_progress)
         if manifest is None:
@@ -112,11 +118,19 @@ def _said(made: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    arguments = parser().parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names may be no text
     try:
-        make(parser().parse_args())
-    except (DataError, FileExistsError) as error:
+        make(arguments)
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {told(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nstopped; a data set that was not finished is not in {arguments.out}", file=sys.stderr)
+        return 130
     return 0
 
 

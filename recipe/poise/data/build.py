@@ -1,9 +1,7 @@
 """Make one data set's folder: parquet files in verl's schema and a manifest. Whole or not at all, and only once."""
 
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,15 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from recipe.poise.data import files as data_files
 from recipe.poise.data import sources
 from recipe.poise.data.catalogue import Entry, Kind
 from recipe.poise.data.clean import Kept, check_columns, digest, numbered, select
 from recipe.poise.data.convert import columns_used, question_of, verl_row
 from recipe.poise.data.errors import DataError
 from recipe.poise.data.lengths import Limit
+from recipe.poise.data.manifest import MANIFEST, checksum, is_whole, of_folder, refuse_link
+from recipe.poise.data.names import check_pattern
 from recipe.poise.data.schema import SCHEMA
 
-MANIFEST = "manifest.json"
 FORMAT = 1  # raise it when the same request would give other files
 ROWS_AT_ONCE = 512
 
@@ -61,34 +61,19 @@ class Request:
         }
 
 
-def checksum(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha(content)
-
-
-def _sha(content) -> str:
-    """`hashlib.file_digest` for Python 3.10."""
-    state = hashlib.sha256()
-    while block := content.read(1 << 20):
-        state.update(block)
-    return state.hexdigest()
-
-
 def is_made(folder: Path, request: Request) -> bool:
-    """Whether the folder holds what the request would give: same request, same local source, files intact."""
-    if not (folder / MANIFEST).is_file():
+    """Whether the folder holds what the request would give: same request, same local source, files intact.
+
+    Raises:
+        DataError, FileExistsError: see `build`.
+    """
+    manifest = of_folder(folder)
+    if manifest is None or manifest["request"] != request.record() or not is_whole(folder, manifest):
         return False
-    manifest = json.loads((folder / MANIFEST).read_text())
-    if manifest["request"] != request.record():
-        return False
-    for made in manifest["splits"].values():
-        file = folder / made["file"]
-        if not file.is_file() or checksum(file) != made["sha256"]:
-            return False
-    if not Path(request.source).expanduser().exists():
+    if not sources.local(request.source).exists():
         return True  # a hub data set: its files were checked when they came
     root, splits = sources.locate(request.source, request.entry.name, request.entry.splits, request.revision)
-    return manifest["source_files"] == _checksums(root, splits)
+    return manifest.get("source_files") == _checksums(root, splits)
 
 
 def _checksums(root: Path, splits: sources.Splits) -> dict[str, str]:
@@ -99,13 +84,13 @@ def build(out: Path, request: Request, progress: bool = True) -> dict[str, Any] 
     """Make the data set's folder `out`; its manifest, or None where it was there already.
 
     Raises:
-        DataError: bad input; then nothing is written.
+        DataError: bad input; then nothing is written, and what was there stays.
         FileExistsError: `out` holds something that this program did not write.
+        OSError: the system refuses to read or write.
     """
     if is_made(out, request):
         return None
-    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise FileExistsError(f"{out} is not empty and has no {MANIFEST}; give another --out or remove it")
+    refuse_link(out)
     entry = request.entry
     root, splits = sources.locate(request.source, entry.name, entry.splits, request.revision)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +101,7 @@ def build(out: Path, request: Request, progress: bool = True) -> dict[str, Any] 
         keys: dict[str, set[bytes]] = {}
         for split, files in splits.items():
             check_columns(files, entry)
-            total = sum(sources.count(file) for file in files)
+            total = sum(data_files.count(file) for file in files)
             with tqdm(total=total, desc=f"{entry.name} {split}", unit=" rows", disable=not progress) as bar:
                 kept = select(files, entry, request.limit, request.drop, bar.update)
             file = fresh / f"{split}.parquet"
@@ -132,8 +117,13 @@ def build(out: Path, request: Request, progress: bool = True) -> dict[str, Any] 
         }
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         if out.exists():
-            shutil.move(out, old)
-        os.replace(fresh, out)
+            os.rename(out, old)
+        try:
+            os.rename(fresh, out)
+        except BaseException:  # an interrupt too: `old` would go with the scratch folder
+            if old.exists():
+                os.rename(old, out)
+            raise
     return manifest
 
 
@@ -162,6 +152,8 @@ def _chosen(files: list[Path], entry: Entry, split: str, kept: Kept) -> Iterator
                 raise DataError(f"{file} changed while it was read; run again when it is complete")
             yield verl_row(row, question, entry, split, index, source_row)
             following = next(wanted, None)
+    if following is not None:
+        raise DataError(f"{files[-1]} became shorter while it was read; run again when it is complete")
 
 
 def with_options(
@@ -180,7 +172,7 @@ def with_options(
         split: the only split to make.
 
     Raises:
-        DataError: a field or split that does not exist.
+        DataError: a field or split that does not exist, or a name or pattern that leads out of its folder.
     """
     columns = {"prompt": "problem", "answer": "answer", "extra": "extra"}
     for name, column in (fields or {}).items():
@@ -188,7 +180,9 @@ def with_options(
             raise DataError(f"--field {name}=...: there are {', '.join(columns)}")
         changes[columns[name]] = tuple(column.split(",")) if name == "extra" else (column,)
     if files:
-        changes["splits"] = {name: (pattern,) for name, pattern in files.items()}
+        changes["splits"] = {
+            name: (check_pattern(pattern, f"--files {name}=... says"),) for name, pattern in files.items()
+        }
     if split:
         splits = changes.get("splits") or entry.splits
         # A lone local file may be any split; patterns matter for folders only.

@@ -6,6 +6,8 @@ Hub ids, files and columns are as the data sets' own pages state them. Every ent
 from dataclasses import dataclass, field
 from typing import Literal
 
+from recipe.poise.data.names import check_name
+
 AnswerForm = Literal["text", "hashes", "boxed"]
 Kind = Literal["duplicates", "malformed", "overlong"]
 
@@ -48,6 +50,11 @@ class Entry:
     drop: frozenset[Kind] = frozenset()
     # Rows that the source is known to have; another number is worth a warning.
     expected: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_name(self.name, "a data set's name (--as)")
+        for split in self.splits:
+            check_name(split, "a split's name (--split, --files)")
 
 
 def _competition(name: str, hub: str, files: str, rows: int, problem=("problem", "question"), extra=()) -> Entry:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from recipe.poise.data import sources
+from recipe.poise.data import files as data_files
 from recipe.poise.data.catalogue import Entry, Kind
 from recipe.poise.data.convert import MISSING, MalformedRow, Question, columns_used, first, question_of, verl_row
 from recipe.poise.data.errors import DataError
@@ -60,9 +60,9 @@ def numbered(files: Iterable[Path], columns: list[str]) -> Iterator[tuple[int, P
     """Rows of a split's files, numbered through."""
     number = 0
     for file in files:
-        present = sources.columns_of(file)
+        present = data_files.columns_of(file)
         wanted = [column for column in columns if column in present] if file.suffix == ".parquet" else None
-        for row in sources.rows(file, wanted):
+        for row in data_files.rows(file, wanted):
             yield number, file, row
             number += 1
 
@@ -70,14 +70,14 @@ def numbered(files: Iterable[Path], columns: list[str]) -> Iterator[tuple[int, P
 def check_columns(files: Iterable[Path], entry: Entry) -> None:
     """Raise DataError, naming what the file has, where it lacks a column that the entry needs."""
     for file in files:
-        row = next(islice(sources.rows(file), 1), None)
+        row = next(islice(data_files.rows(file), 1), None)
         if row is None:
             continue
         needed = {"prompt": entry.problem, "answer": entry.answer}
         if not entry.data_source:
             needed["data_source"] = ("data_source",)
         for what, paths in needed.items():
-            if first(row, paths) is MISSING:
+            if first(row, paths) is MISSING and not any(row.get(path.split(".")[0], MISSING) is None for path in paths):
                 option = "--data-source NAME" if what == "data_source" else f"--field {what}=COLUMN"
                 raise DataError(
                     f"{file} has no column {' or '.join(paths)} for the {what}; it has {', '.join(row)}. "
@@ -124,7 +124,7 @@ def select(
             note("duplicates", file, number, f"the prompt of row {old.row} again: {_start(question)}")
             continue
         seen[key] = new = _Seen(number, answer)
-        if limit and (tokens := limit.length(question.messages)) > limit.tokens:
+        if limit and (tokens := _tokens(limit, question, file, number)) > limit.tokens:
             new.overlong = True
             note("overlong", file, number, f"{tokens} tokens, the limit is {limit.tokens}: {_start(question)}")
 
@@ -145,6 +145,13 @@ def select(
             f"{', '.join(file.name for file in files)}: no row is left of {counts.read} ({counts.record()})"
         )
     return kept
+
+
+def _tokens(limit: Limit, question: Question, file: Path, number: int) -> int:
+    try:
+        return limit.length(question.messages)
+    except DataError as error:
+        raise DataError(f"{file.name}, row {number}: {error}") from error
 
 
 def _start(question: Question) -> str:

@@ -5,6 +5,7 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from recipe.poise.data.catalogue import TEMPLATES, Entry
@@ -59,18 +60,36 @@ def first(row: dict[str, Any], paths: tuple[str, ...]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """An answer as text: whole floats without their point, structures as JSON.
+    """An answer as text: whole floats and decimals without their point, structures as JSON.
 
     Raises:
-        MalformedRow: there is none (null, NaN, empty).
+        MalformedRow: there is none (null, NaN, empty), or it holds what neither text nor JSON has.
     """
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise MalformedRow(f"the answer is {value}")
-        value = int(value) if value.is_integer() else value
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise MalformedRow("the answer is empty")
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None:
+        raise MalformedRow("the answer is null (None)")
+    if isinstance(value, str):
+        if not value.strip():
+            raise MalformedRow("the answer is empty")
+        return value.strip()
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        raise MalformedRow(f"the answer is {value}")
+    if isinstance(value, Decimal):
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_not_json)
+    except RecursionError as error:
+        raise MalformedRow("the answer is nested too deeply") from error
+    except ValueError as error:
+        if isinstance(error, MalformedRow):
+            raise
+        raise MalformedRow("the answer holds a number that is not finite") from error
+
+
+def _not_json(value: Any) -> None:
+    raise MalformedRow(f"the answer holds a {type(value).__name__}; write it as text in the source")
 
 
 def after_hashes(solution: str) -> str:
@@ -132,7 +151,11 @@ def _messages(problem: Any, entry: Entry) -> list[dict[str, str]]:
         raise MalformedRow("the prompt is neither text nor a list of messages with role and content") from error
     if entry.template and messages:
         if not entry.worded_as:
-            raise DataError(f"{entry.name} comes as whole messages, so --template cannot be applied")
+            if entry.template == "plain":
+                return messages
+            raise MalformedRow("the prompt is whole messages, which are taken as they are: --template plain")
+        if not isinstance(messages[-1]["content"], str):
+            raise MalformedRow("the prompt's last message is not text")
         messages[-1]["content"] = worded(unworded(messages[-1]["content"], entry.worded_as), entry.template)
     return messages
 
@@ -153,12 +176,19 @@ def verl_row(row: dict[str, Any], question: Question, entry: Entry, split: str, 
             "index": index,
             "split": split,
             "source_row": source_row,
-            "metadata": json.dumps(kept, ensure_ascii=False, default=str),
+            "metadata": _metadata(kept),
         },
     }
     if wrong := problem_of(made):
         raise MalformedRow(wrong)
     return made
+
+
+def _metadata(kept: dict[str, Any]) -> str:
+    try:
+        return json.dumps(kept, ensure_ascii=False, default=str)
+    except RecursionError as error:
+        raise MalformedRow(f"one of {', '.join(kept)} is nested too deeply") from error
 
 
 def columns_used(entry: Entry) -> list[str]:

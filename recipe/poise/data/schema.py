@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipe.poise.data.errors import DataError
+from recipe.poise.data.files import readable
 
 SCHEMA = pa.schema(
     [
@@ -42,7 +43,7 @@ def problem_of(row: dict[str, Any]) -> str | None:
     for message in messages:
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
             return "prompt has a message without role and content"
-        if message["role"] not in ROLES:
+        if not isinstance(message["role"], str) or message["role"] not in ROLES:
             return f"prompt has a message of role {message['role']!r}, want one of {', '.join(sorted(ROLES))}"
         if not isinstance(message["content"], str):
             return "prompt has a message whose content is not text"
@@ -51,7 +52,24 @@ def problem_of(row: dict[str, Any]) -> str | None:
     truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], dict) else None
     if not isinstance(truth, str) or not truth.strip():
         return "reward_model.ground_truth is empty or not text"
+    if not isinstance(row.get("ability") or "", str):
+        return "ability is not text"
+    extra = row.get("extra_info") or {}
+    if not isinstance(extra, dict):
+        return "extra_info is not a struct of named fields"
+    texts = (row["data_source"], row.get("ability"), truth, extra.get("metadata"))
+    if torn := [text for text in (*texts, *(message["content"] for message in messages)) if _is_torn(text)]:
+        return f"half of a character (a lone surrogate) in {torn[0][:60]!r}, which no parquet file can hold"
     return None
+
+
+def _is_torn(text: Any) -> bool:
+    r"""Whether a text holds half of a pair such as JSON's ``\ud83d`` without what follows it."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def check_columns(names: list[str], file: Path) -> None:
@@ -70,8 +88,11 @@ def load(file: Path) -> list[dict[str, Any]]:
         DataError: missing columns, a bad row, no rows.
         FileNotFoundError: no such file.
     """
-    check_columns(list(pq.read_schema(file).names), file)
-    found = pq.read_table(file).to_pylist()
+    with readable(file):
+        names = list(pq.read_schema(file).names)
+    check_columns(names, file)
+    with readable(file):
+        found = pq.read_table(file).to_pylist()
     if not found:
         raise DataError(f"{file} has no rows")
     for number, row in enumerate(found):

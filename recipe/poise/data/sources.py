@@ -1,19 +1,16 @@
 """Where rows come from: a file, a folder, or a data set of the Hugging Face hub (downloaded once, then a folder)."""
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+from httpx import HTTPError
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from recipe.poise.data.errors import DataError
+from recipe.poise.data.errors import DataError, first_line
+from recipe.poise.data.files import SUFFIXES
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
-BATCH = 1024
+# What the hub's client raises: without network, for what the hub has not, and for names that it does not take.
+NOT_TO_BE_HAD = (OSError, HTTPError, ValueError)
 Splits = dict[str, list[Path]]
 
 
@@ -29,7 +26,7 @@ def locate(source: str, name: str, patterns: dict[str, tuple[str, ...]], revisio
     Raises:
         DataError: nothing there, or files that no split claims.
     """
-    path = Path(source).expanduser()
+    path = local(source)
     if path.is_file():
         return path.parent, {_split_of(path, tuple(patterns)): [path]}
     if not path.exists():
@@ -41,6 +38,14 @@ def locate(source: str, name: str, patterns: dict[str, tuple[str, ...]], revisio
             f"{name}_{missing[0]}.*. It holds {_listing(path)}. Name the files: --files {missing[0]}=PATTERN"
         )
     return path, found
+
+
+def local(source: str) -> Path:
+    """The source as a path, whether or not there is one. Raises DataError."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise DataError(f"{source}: {error}; write the folder's path in full") from error
 
 
 def _matching(root: Path, split: str, name: str, wanted: tuple[str, ...]) -> list[Path]:
@@ -57,7 +62,7 @@ def _split_of(file: Path, splits: tuple[str, ...]) -> str:
     """The split that a lone file is, by its name where there are several."""
     if file.suffix not in SUFFIXES:
         raise DataError(f"{file} is not one of {', '.join(SUFFIXES)}; convert it, or name another --source")
-    named = [split for split in splits if re.search(rf"(?<![a-z]){split}(?![a-z])", file.stem.lower())]
+    named = [split for split in splits if re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", file.stem.lower())]
     if len(splits) > 1 and len(named) != 1:
         raise DataError(f"{file}: which of {', '.join(splits)} is this? Say it: --split {splits[0]}")
     return named[0] if named else splits[0]
@@ -69,9 +74,9 @@ def _download(source: str, name: str, patterns: dict[str, tuple[str, ...]], revi
     wanted = [pattern for files in patterns.values() for pattern in files]
     try:
         return Path(snapshot_download(source, repo_type="dataset", revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except NOT_TO_BE_HAD as error:
         raise DataError(
-            f"{source}: not to be had from the hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{source}: not to be had from the hub ({first_line(error)}). "
             f"Without network, fetch {', '.join(wanted)} of it elsewhere, then: "
             f"python -m recipe.poise.data {name} --source DIR --out DATA"
         ) from error
@@ -80,63 +85,3 @@ def _download(source: str, name: str, patterns: dict[str, tuple[str, ...]], revi
 def _listing(root: Path, most: int = 8) -> str:
     files = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.suffix in SUFFIXES)
     return ", ".join(files[:most]) + (f" and {len(files) - most} more" if len(files) > most else "") or "no data file"
-
-
-def count(file: Path) -> int:
-    """Number of rows, for a progress bar; of JSON lines an upper bound (blank lines count)."""
-    if file.suffix == ".parquet":
-        return pq.ParquetFile(file).metadata.num_rows
-    if file.suffix == ".jsonl":
-        with open(file, "rb") as lines:
-            return sum(1 for _ in lines)
-    return len(_array(file))
-
-
-def columns_of(file: Path) -> list[str]:
-    """Names of the columns: a parquet file's schema, or the first row's keys. Empty for an empty JSON file."""
-    if file.suffix == ".parquet":
-        return list(pq.read_schema(file).names)
-    return list(next(iter(rows(file)), {}))
-
-
-def rows(file: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of one file in order, as plain Python values.
-
-    Args:
-        columns: top-level columns to read of a parquet file; None for all. JSON rows are always whole.
-
-    Raises:
-        DataError: a line or file that is not JSON, or not an object per row; it names the line.
-    """
-    if file.suffix == ".parquet":
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH, columns=columns):
-            yield from batch.to_pylist()
-    elif file.suffix == ".jsonl":
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _object(line, f"{file}:{number}")
-    else:
-        yield from _array(file)
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place} is not JSON ({error.msg}): {line[:80]!r}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place} is not an object with named fields: {line[:80]!r}")
-    return row
-
-
-def _array(file: Path) -> list[dict[str, Any]]:
-    try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}:{error.lineno} is not JSON ({error.msg}). One object per line? Call it .jsonl"
-        ) from error
-    if not isinstance(whole, list) or not all(isinstance(row, dict) for row in whole):
-        raise DataError(f"{file} is not a list of objects. Write it so, or as one object per line (.jsonl)")
-    return whole

@@ -7,12 +7,28 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from recipe.poise.data.errors import DataError
+from recipe.poise.data.errors import DataError, told
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.run import Evaluation, evaluate
-from recipe.poise.evaluate.scoring import load_reward
-from recipe.poise.evaluate.settings import DEFAULT_REWARD, Engine, EvaluationError, Sampling
+from recipe.poise.evaluate.samples import only_one
+from recipe.poise.evaluate.scoring import check_sources, load_reward
+from recipe.poise.evaluate.settings import (
+    DEFAULT_REWARD,
+    DTYPES,
+    Engine,
+    EvaluationError,
+    Sampling,
+    check_amounts,
+)
 from recipe.poise.evaluate.suites import load_suites
+
+
+def _json(text: str) -> Any:
+    """For argparse, which knows a ValueError for a wrong value."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=Sampling.top_k, help="-1: off")
     add("--max-tokens", type=int, default=Sampling.max_tokens, help="of a response")
     add("--seed", type=int, default=Sampling.seed)
-    add("--chat-template", type=json.loads, default={}, metavar="JSON", help='e.g. {"enable_thinking": false}')
+    add("--chat-template", type=_json, default={}, metavar="JSON", help='e.g. {"enable_thinking": false}')
     add("--data-parallel", type=int, default=0, help="engines; 0: as many as the devices allow, one on a CPU")
     add("--tensor-parallel", type=int, default=1, help="devices of one engine")
     add("--max-num-seqs", type=int, default=Engine.max_num_seqs, help="responses that an engine writes at a time")
     add("--max-model-len", type=int, help="in place of the model's own context")
     add("--gpu-memory-utilization", type=float, default=Engine.gpu_memory_utilization)
     add("--enforce-eager", action="store_true", help="no CUDA graphs (always so on a CPU)")
-    add("--dtype", default=Engine.dtype)
+    add("--dtype", default=Engine.dtype, help=", ".join(DTYPES))
     add("--no-progress", action="store_true")
     return options
 
@@ -50,22 +66,32 @@ def picked(kind: type, arguments: argparse.Namespace) -> Any:
     return kind(**{name: getattr(arguments, name) for name in (field.name for field in fields(kind))})
 
 
+def asked_of(arguments: argparse.Namespace) -> Evaluation:
+    """What the options ask for. What is quick to check comes first, the model, which may be large, last.
+
+    Raises:
+        EvaluationError, DataError, OSError: see the message.
+    """
+    sampling, engine = picked(Sampling, arguments), picked(Engine, arguments)
+    check_amounts(arguments.k, arguments.max_model_len)
+    suites = load_suites(arguments.suites, arguments.data)
+    check_sources(load_reward(arguments.reward), suites)
+    out = arguments.out.absolute()
+    with only_one(out):  # it can be written to, and nobody else does
+        model = resolve(arguments.model)
+    return Evaluation(model, suites, sampling, engine, arguments.k, arguments.reward, arguments.max_model_len, out)
+
+
 def main() -> int:
     arguments = parser().parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a model's path may be no text
     try:
-        asked = Evaluation(
-            sampling=picked(Sampling, arguments),
-            engine=picked(Engine, arguments),
-            suites=load_suites(arguments.suites, arguments.data),
-            model=resolve(arguments.model),
-            k=arguments.k,
-            reward=arguments.reward,
-            max_model_len=arguments.max_model_len,
-            out=arguments.out.absolute(),
-        )
-        print(evaluate(asked, load_reward(arguments.reward), not arguments.no_progress))
+        print(evaluate(asked_of(arguments), load_reward(arguments.reward), not arguments.no_progress))
     except (DataError, EvaluationError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {told(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on from the samples in {arguments.out}", file=sys.stderr)

@@ -67,8 +67,11 @@ def environments(found: list[str], engine: Engine) -> list[dict[str, str]]:
     if not found:
         if engine.tensor_parallel > 1:
             raise EvaluationError("--tensor-parallel takes accelerators; on a CPU use --data-parallel")
+        cores = os.cpu_count() or 1
         count = engine.data_parallel or 1
-        return [{"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}] * count
+        if count > max(2, cores):
+            raise EvaluationError(f"--data-parallel {count} on a CPU of {cores} cores: want at most {max(2, cores)}")
+        return [{"OMP_NUM_THREADS": str(max(1, cores // count))}] * count
     most = len(found) // engine.tensor_parallel
     count = engine.data_parallel or most
     if not 1 <= count <= most:
@@ -120,10 +123,11 @@ def respond(plan: Plan, tasks: list[Task], logs: Path) -> Generator[Response, No
 def _check(workers: list) -> None:
     for worker, log in workers:
         if worker.exitcode:  # 0: it found no more tasks; None: it runs
-            end = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            said = log.read_text(errors="replace").split("\n") if log.exists() else []
+            last = next((line.strip() for line in reversed(said) if line.strip()), "nothing")
             raise EvaluationError(
-                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). The samples "
-                f"so far are kept, the same command goes on from them. The end of {log}:\n{end}"
+                f"{worker.name} ended with code {worker.exitcode} (-9: killed, mostly for want of memory). It said at "
+                f"last: {last[:500]}. All of it is in {log}. The samples so far are kept, the same command goes on"
             )
 
 
@@ -173,6 +177,7 @@ def _serve(plan: Plan, on_cpu: bool, held: int, waiting, results) -> None:
     # `LLM.generate` returns when all its prompts are done; the engine underneath gives each response when it ends.
     engine = LLM(
         model=str(plan.model),
+        trust_remote_code=False,
         dtype=plan.engine.dtype,  # type: ignore[arg-type]  # vLLM checks it
         max_model_len=plan.model_length,
         max_num_seqs=plan.engine.max_num_seqs,

@@ -1,41 +1,57 @@
 """Prompts as token ids, and how long prompt and response may be together."""
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
 
+from recipe.poise.data.errors import DataError, first_line
+from recipe.poise.data.lengths import ids_of, tokenizer_of
 from recipe.poise.evaluate.settings import EvaluationError
 from recipe.poise.evaluate.suites import Suite
 
 Prompts = dict[tuple[str, int], list[int]]  # (suite, problem) -> ids
+# Arguments of `apply_chat_template` that reach the template; its others say what the call returns, which is not asked.
+VARIABLES = {"tools", "documents", "chat_template", "kwargs"}
 
 
 def render(model: Path, suites: list[Suite], template_arguments: dict[str, Any]) -> Prompts:
     """Every problem in the model's chat template.
 
     Raises:
-        EvaluationError: the model has no chat template.
+        DataError: the model has no tokenizer or no chat template.
+        EvaluationError: a problem that the template does not take, or variables that are not the template's.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    if not tokenizer.chat_template:
-        raise EvaluationError(f"{model} has no chat template; add a chat_template.jinja to the folder")
-    return {
-        (suite.name, problem): tokenizer.apply_chat_template(
-            row["prompt"], add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
-        )
-        for suite in suites
-        for problem, row in enumerate(suite.rows)
-    }
+    tokenizer = tokenizer_of(model)
+    ours = set(inspect.signature(tokenizer.apply_chat_template).parameters) - VARIABLES
+    if taken := sorted(ours & set(template_arguments)):
+        raise EvaluationError(f"--chat-template: {', '.join(taken)} is no variable of a chat template; leave it out")
+    prompts: Prompts = {}
+    for suite in suites:
+        for problem, row in enumerate(suite.rows):
+            try:
+                prompts[suite.name, problem] = ids_of(tokenizer, row["prompt"], **template_arguments)
+            except DataError as error:
+                raise EvaluationError(f"problem {problem} of {suite.name}: {error}") from error
+    return prompts
 
 
 def context_of(model: Path) -> int:
-    """Tokens that the model can hold, by its configuration and its tokenizer's."""
-    from transformers import AutoConfig, AutoTokenizer
+    """Tokens that the model can hold, by its configuration and its tokenizer's.
 
-    config = AutoConfig.from_pretrained(model).get_text_config()
-    return min(config.max_position_embeddings, AutoTokenizer.from_pretrained(model).model_max_length)
+    Raises:
+        EvaluationError: the configuration cannot be read, or does not say.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+        return min(config.max_position_embeddings, tokenizer_of(model).model_max_length)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise EvaluationError(
+            f"{model / 'config.json'} does not say how many tokens the model holds ({first_line(error)}); mend it, or "
+            "give --max-model-len"
+        ) from error
 
 
 def model_length(prompts: Prompts, max_tokens: int, context: int) -> int:

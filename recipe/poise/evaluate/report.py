@@ -157,5 +157,5 @@ def _replace(path: Path, text: str) -> None:
     """Write a file whole: a kill leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")  # a model's path may be no text
     os.replace(fresh, path)

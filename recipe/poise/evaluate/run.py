@@ -14,8 +14,8 @@ from recipe.poise.evaluate.engine import Plan, Response, Task, respond
 from recipe.poise.evaluate.models import Model
 from recipe.poise.evaluate.prompts import context_of, model_length, render
 from recipe.poise.evaluate.samples import Sample, SampleFile, only_one
-from recipe.poise.evaluate.scoring import Scorer, Verdict
-from recipe.poise.evaluate.settings import Engine, EvaluationError, Sampling
+from recipe.poise.evaluate.scoring import Scorer, Verdict, raised
+from recipe.poise.evaluate.settings import Engine, EvaluationError, Sampling, check_amounts
 from recipe.poise.evaluate.suites import Suite
 
 
@@ -31,6 +31,9 @@ class Evaluation:
     reward: str  # name of the reward function, part of what a stored sample is
     max_model_len: int | None  # in place of the model's own context
     out: Path
+
+    def __post_init__(self):
+        check_amounts(self.k, self.max_model_len)
 
     def stored_with(self, suite: Suite) -> dict[str, Any]:
         """What a suite's stored samples depend on. Not k: a larger one goes on from the samples of a smaller one."""
@@ -69,11 +72,9 @@ def evaluate(asked: Evaluation, reward: Callable, progress: bool = True) -> str:
     """Sample, score and report; the table as text. Files: see `report.write`, and ``samples/SUITE.jsonl``.
 
     Raises:
-        EvaluationError: see its message.
-        Exception: what the reward function raises. Samples so far are kept.
+        EvaluationError, DataError: see the message. Samples so far are kept.
+        OSError: the system refuses to read or write.
     """
-    if asked.k < 1:
-        raise EvaluationError(f"k {asked.k}: want at least 1")
     with only_one(asked.out):
         files: dict[str, SampleFile] = {}
         try:
@@ -155,7 +156,15 @@ def _scored(responses: Iterable[Response], suites: dict[str, Suite], scorer: Sco
             wait(pending, return_when=at_least)
         for future in [future for future in pending if future.done()]:
             response = pending.pop(future)
-            yield _Scored(response.task, response, future.result())
+            try:
+                verdict = future.result()
+            except Exception as error:  # a reward function may raise anything
+                suite, problem, sample = response.task
+                raise EvaluationError(
+                    f"the reward function raised on sample {sample} of problem {problem} of {suite}: {raised(error)}. "
+                    "The samples so far are kept; mend it and run again"
+                ) from error
+            yield _Scored(response.task, response, verdict)
 
     for response in responses:
         suite, problem, _ = response.task

@@ -2,12 +2,13 @@
 
 import fcntl
 import json
+import math
 import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,26 @@ class Sample:
     verifier_failed: bool  # then score and acc say nothing
 
 
+def sample_of(line: Any) -> Sample:
+    """A stored line. Raises ValueError for what is not one."""
+    wanted = {field.name: field.type for field in fields(Sample)}
+    if not isinstance(line, dict) or set(line) != set(wanted):
+        raise ValueError(f"want an object of {', '.join(wanted)}")
+    for name, kind in wanted.items():
+        value = line[name]
+        # Python's True is a whole number, and JSON may write 1.0 as 1; neither is taken for the other here.
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is {value!r:.40}")
+        if kind is int and value < 0 or kind is float and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+    return Sample(**line)
+
+
 class SampleFile:
     """The samples of one suite. The first line holds the settings that they were drawn with.
 
     Raises:
-        EvaluationError: the file's settings are others, or a line before the last cannot be read.
+        EvaluationError: the file's settings are others, a line is no sample, or one before the last cannot be read.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
@@ -47,16 +63,22 @@ class SampleFile:
         if not lines:
             self._append({"settings": settings})
 
-    def _read(self, lines: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-        if "settings" not in lines[0]:
+    def _read(self, lines: list[Any], settings: dict[str, Any]) -> None:
+        head = lines[0]
+        if not isinstance(head, dict) or not isinstance(head.get("settings"), dict):
             raise EvaluationError(f"{self.path} does not begin with its settings; remove it or give another --out")
-        if changed := differences(lines[0]["settings"], settings):
+        if changed := differences(head["settings"], settings):
             raise EvaluationError(
                 f"{self.path} holds samples drawn with other settings. Give another --out, or the old settings:\n  "
                 + "\n  ".join(changed)
             )
-        for line in lines[1:]:
-            sample = Sample(**line)
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                sample = sample_of(line)
+            except ValueError as error:
+                raise EvaluationError(
+                    f"{self.path}:{number} is not a sample ({error}); remove this line and run again"
+                ) from error
             self.found[sample.problem][sample.sample] = sample
 
     def add(self, sample: Sample) -> None:
@@ -68,7 +90,16 @@ class SampleFile:
         self._file.flush()
 
     def missing(self, problems: int, k: int) -> Iterator[tuple[int, int]]:
-        """(problem, sample) pairs that are still to be drawn. Sample by sample, so that an early look is fair."""
+        """(problem, sample) pairs that are still to be drawn. Sample by sample, so that an early look is fair.
+
+        Raises:
+            EvaluationError: a stored sample is of a problem that the suite does not have.
+        """
+        if foreign := [problem for problem in self.found if problem >= problems]:
+            raise EvaluationError(
+                f"{self.path} has a sample of problem {foreign[0]}, the suite has {problems} (0 to {problems - 1}); "
+                "remove such lines and run again"
+            )
         for sample in range(k):
             for problem in range(problems):
                 if sample not in self.found.get(problem, {}):
@@ -82,7 +113,7 @@ class SampleFile:
         self._file.close()
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def _whole_lines(path: Path) -> list[Any]:
     """Every line of the file; a torn last one is cut off the file, with a warning."""
     if not path.exists():
         return []
@@ -93,7 +124,7 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     raise ValueError("no line end")
                 lines.append(json.loads(line))
-            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+            except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are such
                 if file.read(1):
                     raise EvaluationError(f"{path}:{number} is not JSON; remove this line and run again") from error
                 warnings.warn(f"{path}:{number} was not written to its end; dropped, it is sampled again", stacklevel=2)
@@ -108,10 +139,16 @@ def only_one(folder: Path):
     """Hold the folder for this process; the lock ends with the process, however it ends.
 
     Raises:
-        EvaluationError: another process has it.
+        EvaluationError: another process has it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = open(folder / ".lock", "w")
+    except OSError as error:
+        raise EvaluationError(
+            f"--out {folder}: cannot be written to ({error.strerror}); give another folder"
+        ) from error
+    with held as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,12 +5,15 @@ import importlib
 import inspect
 import math
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from recipe.poise.data.errors import first_line
 from recipe.poise.evaluate.settings import EvaluationError
+from recipe.poise.evaluate.suites import Suite
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ def load_reward(name: str) -> Callable:
     """The function ``MODULE:FUNCTION``, or ``PATH.py:FUNCTION``.
 
     Raises:
-        EvaluationError: there is no such module, file or function.
+        EvaluationError: there is no such module, file or function, or it cannot be loaded.
     """
     module_name, found, function = name.rpartition(":")
     if not found or not module_name:
@@ -36,11 +39,42 @@ def load_reward(name: str) -> Callable:
             loaded = load_extern_object(module_name, function)
         else:
             loaded = getattr(importlib.import_module(module_name), function)
-    except (FileNotFoundError, ModuleNotFoundError, AttributeError) as error:
-        raise EvaluationError(f"--reward {name}: {error}") from error
+    except (Exception, SystemExit) as error:  # it is a person's program, which runs here and may raise anything
+        raise EvaluationError(f"--reward {name} cannot be loaded: {raised(error.__cause__ or error)}") from error
     if not callable(loaded):
         raise EvaluationError(f"--reward {name} is not a function")
     return loaded
+
+
+def raised(error: BaseException) -> str:
+    """What a person's function raised, and where: what is wanted of a traceback to mend it."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith("<frozen ")]
+    return f"{first_line(error)} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def check_sources(function: Callable, suites: list[Suite]) -> None:
+    """Refuse suites that the router cannot judge, before anything is sampled. Of other functions nothing is known.
+
+    Raises:
+        EvaluationError: no verifier for a data source, or one that cannot run here (a missing sandbox or library).
+    """
+    from reward.router import ROUTES, UnknownSourceError, compute_score, verifier_of
+
+    if function is not compute_score:
+        return
+    for suite in suites:
+        for source in dict.fromkeys(row["data_source"] for row in suite.rows):
+            try:
+                verifier_of(source)
+            except UnknownSourceError as error:
+                raise EvaluationError(
+                    f"suite {suite.name}: the router has no verifier for data_source {source!r}. Make the data with a "
+                    f"--data-source that it knows ({', '.join(ROUTES)}), or give --reward FILE.py:FUNCTION"
+                ) from error
+            except (ValueError, ImportError, OSError, RuntimeError) as error:
+                raise EvaluationError(
+                    f"suite {suite.name}: the verifier of data_source {source!r} cannot run: {error}"
+                ) from error
 
 
 def verdict_of(result: Any) -> Verdict:

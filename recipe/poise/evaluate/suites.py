@@ -7,6 +7,7 @@ from typing import Any
 
 from recipe.poise.data.build import Request, build
 from recipe.poise.data.catalogue import CATALOGUE, GROUPS
+from recipe.poise.data.names import check_name
 from recipe.poise.data.schema import load
 from recipe.poise.evaluate.settings import EvaluationError
 
@@ -43,6 +44,7 @@ def _load(name: str, data: Path) -> Suite:
         if not file.is_file():
             raise EvaluationError(f"{file}: no such file")
         return _read(called or file.stem, file)
+    check_name(name, "no suite can be called")
     file = data / name / "test.parquet"
     if not file.is_file():
         entry = CATALOGUE.get(name)
@@ -56,6 +58,5 @@ def _load(name: str, data: Path) -> Suite:
 
 
 def _read(name: str, file: Path) -> Suite:
-    if not name or "/" in name or name.startswith("."):
-        raise EvaluationError(f"{name!r} cannot name a suite: it becomes a file's name")
+    check_name(name, f"{file}: give it a name, --suites NAME={file}, for it becomes a file's name; not")
     return Suite(name, load(file), hashlib.sha256(file.read_bytes()).hexdigest())

@@ -142,7 +142,7 @@ BAD_ROWS = [
     (own(2) + own(1), r"1 duplicates of 3 rows.*row 2: the prompt of row 0 again.*--drop duplicates"),
     (own(2) + own(1, answer=7), r"2 duplicates of 3 rows.*--drop duplicates"),
     (own(2) + own(1, prompt=" "), r"1 malformed of 3 rows.*row 2: the prompt is empty.*--drop malformed"),
-    (own(2) + own(1, answer=None), r"1 malformed.*the answer is empty"),
+    (own(2) + own(1, answer=None), r"1 malformed.*row 2: the answer is null \(None\)"),
     (own(2) + own(1, prompt=[{"role": "user"}]), r"1 malformed.*neither text nor a list"),
     ([], "no row is left"),
 ]
