@@ -1,8 +1,6 @@
 """From a run file to Hydra's overrides, and the resolved config of a run."""
 
 import importlib.util
-import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch import quoting
 from launch.runfile import ROOT, RunFile, RunFileError
 
 CONFIG_DIR = ROOT / "recipe/poise/config"
@@ -25,29 +24,18 @@ OWNED = {
     "trainer.experiment_name": "name",
     "hydra.run.dir": "folder",
 }
-SAFE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./:@+-]*")
-WORDS = ("true", "false", "null", "none", "nan", "inf")  # Hydra would read them as something else
-
-
-def value_text(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, list):
-        return f"[{','.join(value_text(item) for item in value)}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{value_text(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    if (SAFE.fullmatch(text) and text.lower() not in WORDS) or re.fullmatch(r"\$\{[\w.:,/-]+\}", text):
-        return text
-    # in quotes only a quote, and backslashes before one, need a backslash
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def override(key: str, value: Any) -> str:
-    return key if key.startswith("~") and value is None else f"{key}={value_text(value)}"
+    """As Hydra reads it.
+
+    Raises:
+        RunFileError: the value cannot be written in Hydra's grammar.
+    """
+    try:
+        return key if key.startswith("~") and value is None else f"{key}={quoting.hydra(value)}"
+    except ValueError as error:
+        raise RunFileError(f"overrides: {key}: {error}") from error
 
 
 def run_overrides(run: RunFile) -> list[str]:

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from launch.attempt import trainer_environment, worker_overrides
 from launch.compose import override, resolved, training_arguments
-from launch.environment import COMMON, CPU, Redactor, public_environment, write_public
+from launch.environment import COMMON, CPU, public_environment, secrets, write_public
 from launch.ports import EPHEMERAL_START, Ports
 from launch.runfile import ROOT, RunFile, RunFileError, load
 from recipe.poise.capture import resolve_block
@@ -274,6 +274,6 @@ def test_secrets_are_kept_out(tmp_path, monkeypatch):
     with pytest.raises(RunFileError, match=r"would hold the value of \$HF_TOKEN"):
         write_public(tmp_path / "x", "a hf_abcdefghijklmnop b", run)
     assert list(tmp_path.iterdir()) == []
-    assert Redactor(run)(b"token hf_abcdefghijklmnop\n") == b"token ***\n"
+    assert secrets(run).mask("token hf_abcdefghijklmnop\n") == "token ***\n"
     with pytest.raises(RunFileError, match="env.MY_API_KEY looks like a secret"):
         public_environment(run.model_copy(update={"env": {"MY_API_KEY": "x"}}))
