@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launch import quoting
@@ -64,12 +64,11 @@ def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[st
         "trainer.experiment_name": run.name,
         "hydra.run.dir": str(run.root / "hydra"),
     }
-    loggers = config.trainer.logger
-    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    loggers = words(run, config, "trainer.logger")
     if "file" not in loggers:  # its records say which step an attempt reached
         own["trainer.logger"] = [*loggers, "file"]
     if cluster:  # ray.init refuses sizes where it joins a cluster
-        ray_init = config.ray_kwargs.get("ray_init") or {}
+        ray_init = setting(run, config, "ray_kwargs.ray_init", DictConfig | None, "a mapping, or null") or {}
         own |= {f"ray_kwargs.ray_init.{key}": None for key in ray_init if key not in ("address", "runtime_env")}
     else:  # without it Ray joins whatever cluster it finds on this machine
         own["++ray_kwargs.ray_init.address"] = "local"
@@ -117,15 +116,55 @@ def resolved(run: RunFile, cluster: bool) -> DictConfig:
     """
     config = _compose(run, training_arguments(run, cluster)[2:])
     for kind in ("actor", "critic"):
-        if config.trainer[f"max_{kind}_ckpt_to_keep"] == 1:
+        if (
+            setting(run, config, f"trainer.max_{kind}_ckpt_to_keep", int | None, "a number of checkpoints, or null")
+            == 1
+        ):
             raise RunFileError(
                 f"trainer.max_{kind}_ckpt_to_keep=1: verl then removes the old checkpoint before the new one is "
                 "complete, and a crash in between leaves none. Set it to 2 or more"
             )
-    if config.trainer.save_freq < 1:
+    if setting(run, config, "trainer.save_freq", int, "a number of steps") < 1:
         raise RunFileError("trainer.save_freq is off: the run could not be resumed. Set it to 1 or more")
+    # what the launcher itself looks at later: checkpoints' contents, and preflight's inputs
+    setting(run, config, "critic.enable", bool | None, "true, false or null")
+    setting(run, config, "trainer.v1.trainer_mode", str, "one of verl's modes")
+    words(run, config, "actor_rollout_ref.actor.checkpoint.save_contents")
+    words(run, config, "data.train_files")
+    words(run, config, "data.val_files", optional=True)
+    words(run, config, "actor_rollout_ref.model.path")
+    words(run, config, "reward.custom_reward_function.path", optional=True)
     return config
 
 
+def setting(run: RunFile, config: DictConfig, key: str, kind: Any, wanted: str) -> Any:
+    """A value of the config.
+
+    Raises:
+        RunFileError: it is missing or of another kind; with what is wanted.
+    """
+    try:
+        value = OmegaConf.select(config, key, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{run.name}: {key}: {error}".strip()) from error
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, int | None)):
+        raise RunFileError(f"{run.name}: {key}: want {wanted} (found {value!r})")
+    return value
+
+
+def words(run: RunFile, config: DictConfig, key: str, optional: bool = False) -> list[str]:
+    """A value that is a string or a list of them, as a list; null is an empty one where it is optional."""
+    wanted = "a string or a list of strings"
+    value = setting(run, config, key, str | ListConfig | None if optional else str | ListConfig, wanted)
+    found = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(item, str) for item in found):
+        raise RunFileError(f"{run.name}: {key}: want {wanted} (found {found!r})")
+    return found
+
+
 def resolved_yaml(run: RunFile, cluster: bool) -> str:
-    return OmegaConf.to_yaml(resolved(run, cluster), resolve=True)
+    """Raises RunFileError where an interpolation leads nowhere."""
+    try:
+        return OmegaConf.to_yaml(resolved(run, cluster), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{run.name}: {error}".strip()) from error

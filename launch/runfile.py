@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from launch.fields import (
@@ -41,6 +41,7 @@ from launch.fields import (
     Word,
 )
 from launch.ports import Ports
+from launch.quoting import CONTROL
 from launch.redact import PATTERNS, Secrets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -272,10 +273,22 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
         raise RunFileError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig):
         raise RunFileError(f"{path}: a run file is a mapping of settings, this is a {type(node).__name__}")
-    base = node.pop("base", None)
-    if base is None:
-        return node
-    merged = OmegaConf.merge(_read(path.parent / str(base), (*seen, path)), node)
+    try:
+        base = node.pop("base", None)
+        if base is None:
+            return node
+        if not isinstance(base, str) or not base or CONTROL.search(base):
+            raise RunFileError(
+                f"{path}: base: want the path of a run file, relative to this one (found {_short(base)})"
+            )
+        merged = OmegaConf.merge(_read(path.parent / base, (*seen, path)), node)
+    except ConfigTypeError as error:
+        raise RunFileError(
+            f"{path}: a key is a mapping here and something else in its base, or the other way round "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{path}: {error}".strip()) from error
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -318,4 +331,9 @@ def _explain(item) -> str:
         return f"  unknown key {where}; known: {', '.join(section.model_fields)}"
     if item["type"] == "missing":
         return f"  {where} is missing"
-    return f"  {where or 'run file'}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
+    return f"  {where or 'run file'}: {item['msg'].removeprefix('Value error, ')} (found {_short(item['input'])})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
