@@ -93,12 +93,15 @@ def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictC
         known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
         raise RunFileError(f"config: {name} is not in recipe/poise/config; known: {known}")
     GlobalHydra.instance().clear()
+    own = [item for item in overrides if not item.startswith("hydra.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            own = [item for item in overrides if not item.startswith("hydra.")]
             return compose(name, overrides=[*own, f"hydra.searchpath=[file://{verl_configs()}]"])
     except (HydraException, OmegaConfBaseException) as error:
         raise RunFileError(f"{run_name}: {error}") from error
+    except (ValueError, TypeError) as error:  # what Hydra raises where a key is a group of configs
+        groups = ", ".join(item for item in own if "." not in item.split("=")[0]) or "none"
+        raise RunFileError(f"{run_name}: {error}. Overrides of whole sections: {groups}") from error
 
 
 def training_arguments(run: RunFile, cluster: bool) -> list[str]:

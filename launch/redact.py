@@ -43,8 +43,10 @@ def is_secret(name: str, patterns: Iterable[str] = PATTERNS) -> bool:
 
 
 def _bash(text: str) -> Iterator[str]:
-    """Inside double quotes, bare with backslashes, and in $'...' as bash's own %q and `set -x` write it."""
+    """In quotes of each kind, bare with backslashes, and in $'...' as bash's own %q and `set -x` write it."""
     yield re.sub(r'([\\"$`])', r"\\\1", text)
+    yield text.replace("'", "'\\''")
+    yield re.sub(r"""([\s'"\\|&;()<>!{}*\[\]?^$`,])""", r"\\\1", text)
     yield re.sub(r"([^\w@%+=:,./-])", r"\\\1", text)
     names = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
     yield "".join(names.get(item, item) for item in text)
