@@ -15,8 +15,9 @@ from launch import checkpoints
 from launch.attempts import CRASHED, DONE, GIVE_UP, STOPPED, Attempts, last_step
 from launch.checkpoints import Contents, WorldSizeError, newest_complete
 from launch.compose import override, resolved, resolved_yaml, training_arguments
-from launch.environment import TRACKING, TRACKING_IDS, Redactor, public_environment, with_project, write_public
+from launch.environment import TRACKING, TRACKING_IDS, public_environment, secrets, with_project, write_public
 from launch.processes import Child, Signals
+from launch.redact import Secrets
 from launch.runfile import ROOT, RunFile
 
 METRICS = "metrics.jsonl"
@@ -26,7 +27,8 @@ END, LOST, TEARDOWN = "end", "lost", "teardown"
 
 
 def say(text: str) -> None:
-    print(f"[launch] {text}", flush=True)
+    """A line on standard output, secrets masked."""
+    print(f"[launch] {Secrets().mask(text)}", flush=True)
 
 
 def new_tracking_id(name: str) -> str:
@@ -178,7 +180,7 @@ def run_prepare(run: RunFile, env: dict[str, str], logs: Path) -> None:
         return
     for command in run.prepare:
         say(f"prepare: {command}")
-        child = Child(["bash", "-euo", "pipefail", "-c", command], logs / "prepare.log", Redactor(run), env, ROOT)
+        child = Child(["bash", "-euo", "pipefail", "-c", command], logs / "prepare.log", secrets(run), env, ROOT)
         code, number = watch(child, run, logs)
         child.clear()
         if code or number:
@@ -191,7 +193,7 @@ def run_preflight(run: RunFile, env: dict[str, str], logs: Path) -> bool:
     spec = logs / "run.json"
     write_public(spec, run.to_json() + "\n", run)
     command = [sys.executable, "-m", "launch", "preflight", str(spec), "--attempt", str(logs)]
-    child = Child(command, logs / "preflight.log", Redactor(run), env, ROOT)
+    child = Child(command, logs / "preflight.log", secrets(run), env, ROOT)
     code, number = watch(child, run, logs)
     child.clear()
     if code or number:
@@ -231,7 +233,7 @@ def run_attempt(run: RunFile, cluster: bool, logs: Path | None = None) -> int:
         say(f"attempt {number}, from {f'step {step}' if step else 'the start'}; log: {logs}/train.log")
         command = [sys.executable, "-m", run.entry, *training_arguments(run, cluster)]
         command += worker_overrides(run, env) if cluster else []
-        child = Child(command, logs / "train.log", Redactor(run), env, ROOT, keep=(lock,))
+        child = Child(command, logs / "train.log", secrets(run), env, ROOT, keep=(lock,))
         try:
             code, number_of_signal = watch(child, run, logs, signs=(logs / "train.log", logs / METRICS))
         finally:

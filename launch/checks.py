@@ -15,6 +15,7 @@ from launch.runfile import RunFile
 
 GB = 1e9
 PACKAGES = ("verl", "vllm", "torch", "ray", "transformers")
+OPTIONAL = ("flash-attn",)  # without it attention is torch's sdpa
 PINNED = {"verl": "0.9.1"}
 
 
@@ -30,10 +31,10 @@ class Check:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that must be the same everywhere; missing where they are."""
+    """Versions of the packages that must be the same everywhere; missing where they are, none where they may be."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        found[name] = "missing"
+    for name in (*PACKAGES, *OPTIONAL):
+        found[name] = "none" if name in OPTIONAL else "missing"
         for distribution in (name, f"{name}-cpu"):  # vLLM's build for CPUs has a name of its own
             try:
                 found[name] = version(distribution)

@@ -4,7 +4,9 @@ import logging
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -13,8 +15,12 @@ from launch import manifests, slurm
 from launch.attempt import LOST, marked, say
 from launch.attempts import Attempts
 from launch.compose import resolved_yaml, training_arguments
-from launch.environment import public_environment, write_public
+from launch.environment import check_secrets, public_environment, write_public
+from launch.quoting import shell
+from launch.redact import PATTERNS, Secrets
 from launch.runfile import ROOT, RunFile, RunFileError, load
+
+patterns = list(PATTERNS)  # of secrets: the run file's too, once it is read
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,18 +30,24 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Errors that a person can repair end with their message, not with a traceback."""
+    """Errors that a person can repair end with their message, not with a traceback. Secrets are masked in both."""
+
+    def end(text: str, status: int) -> NoReturn:
+        click.echo(Secrets(patterns).mask(text), err=True)
+        sys.exit(status)
+
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        usage = f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx else ""
+        end(f"{usage}Error: {error.format_message()}", 2)
     except click.exceptions.Abort:
         sys.exit(130)
     except (RunFileError, RuntimeError, OSError) as error:
         file = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else None
-        click.echo(f"[launch] error: {file or error}", err=True)
-        sys.exit(2 if isinstance(error, RunFileError) else 1)
+        end(f"[launch] error: {file or error}", 2 if isinstance(error, RunFileError) else 1)
+    except Exception:  # a fault of the launcher itself
+        end(traceback.format_exc(), 1)
 
 
 def run_file(command):
@@ -50,19 +62,26 @@ def dry_run(command):
 
 def read(path: str, overrides: tuple[str, ...]) -> RunFile:
     run = load(path)
-    return run.model_copy(update={"hydra": [*run.hydra, *overrides]})
+    return checked(run.model_copy(update={"hydra": [*run.hydra, *overrides]}))
+
+
+def checked(run: RunFile) -> RunFile:
+    """From here on its secrets are masked; raises RunFileError where one could not be."""
+    patterns.extend(run.secrets)
+    check_secrets(run)
+    return run
 
 
 def train_script(run: RunFile, cluster: bool) -> str:
     """The trainer's exact command, to be read, kept, or run by hand."""
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in public_environment(run).items())
+    exports = "".join(f"export {name}={shell(value)}\n" for name, value in public_environment(run).items())
     _, config, *arguments = training_arguments(run, cluster)
-    command = [f"{shlex.quote(sys.executable)} -m {run.entry} --config-name {config}", *map(shlex.quote, arguments)]
+    command = [shlex.join([sys.executable, "-m", run.entry, "--config-name", config]), *map(shell, arguments)]
     prepare = "".join(f"{line}\n" for line in run.prepare)
     return (
         "#!/bin/bash\n# What an attempt runs"
         + (", on a Ray cluster at RAY_ADDRESS.\n" if cluster else ".\n")
-        + f"set -euo pipefail\ncd {shlex.quote(str(ROOT))}\n{exports}{prepare}exec "
+        + f"set -euo pipefail\ncd {shell(ROOT)}\n{exports}{prepare}exec "
         + " \\\n  ".join(command)
         + "\n"
     )
@@ -109,7 +128,7 @@ def local(path: str, overrides: tuple[str, ...], dry_run: bool, retry: bool) -> 
         raise RunFileError(f"nodes: {run.nodes}: `local` is one machine; use slurm or ray, or set nodes: 1")
     folder = write_files(run, cluster=False)
     if dry_run:
-        return written(folder, f"python -m launch local {path} {shlex.join(overrides)}".strip())
+        return written(folder, shlex.join(["python", "-m", "launch", "local", path, *overrides]))
     forgive(run, retry)
     sys.exit(attempts_of.run_until_done(run, cluster=False))
 
@@ -125,7 +144,7 @@ def slurm_command(path: str, overrides: tuple[str, ...], dry_run: bool, retry: b
     script = folder / f"{run.name}.sbatch"
     write_public(script, slurm.sbatch_text(run, folder / "run.json", script), run, mode=0o755)
     if dry_run:
-        return written(folder, f"sbatch {script}")
+        return written(folder, f"sbatch {shell(script)}")
     forgive(run, retry)
     (run.root / "logs").mkdir(parents=True, exist_ok=True)  # Slurm drops the output of a job whose folder is missing
     say(f"job {slurm.submit(script)}; log: {run.root}/logs")
@@ -147,9 +166,9 @@ def ray(path: str, overrides: tuple[str, ...], dry_run: bool, address: str | Non
 
         folder = write_files(run, cluster=True)
         write_public(folder / "runtime_env.yaml", yaml.safe_dump(runtime_env), run)
-        job = shlex.join(rayjob.ENTRYPOINT)
-        target = address or "http://HOST:8265"
-        return written(folder, f"ray job submit --address {target} --runtime-env {folder}/runtime_env.yaml -- {job}")
+        command = ["ray", "job", "submit", "--address", address or "http://HOST:8265"]
+        command += ["--runtime-env", f"{folder}/runtime_env.yaml", "--", *rayjob.ENTRYPOINT]
+        return written(folder, shlex.join(command))
     if not address:
         raise RunFileError("which cluster? Give --address http://HOST:8265, or set ray.address in the run file")
     sys.exit(rayjob.submit(run, address))
@@ -171,7 +190,7 @@ def preflight(path: str, overrides: tuple[str, ...], logs: Path | None) -> None:
     else:
         os.environ.update({k: v for k, v in public_environment(run).items() if k not in os.environ})
         found = checks.local_checks(run, prepared=not run.prepare or (run.root / ".prepared").exists())
-    text = f"{checks.table(found)} in {time.monotonic() - start:.0f} s"
+    text = Secrets(patterns).mask(f"{checks.table(found)} in {time.monotonic() - start:.0f} s")
     click.echo(text)
     if logs:
         write_public(logs / "preflight.txt", text + "\n", run)
@@ -201,7 +220,7 @@ def _manifest(run: RunFile, kind: str, command: str) -> None:
             f"warning: paths under {ROOT} are in it, which the cluster's nodes do not have. Set POISE_RUNS, POISE_DATA "
             "and POISE_MODELS to folders on their volume"
         )
-    say(f"wrote {target}; to start: {command} {target}")
+    say(f"wrote {target}; to start: {command} {shell(target)}")
 
 
 # What the written scripts call, on the nodes.
@@ -210,7 +229,7 @@ spec_option = click.option("--run", "spec", type=Path, required=True, help="run.
 
 
 def read_spec(spec: Path) -> RunFile:
-    return RunFile.from_json(spec.read_text(), spec)
+    return checked(RunFile.from_json(spec.read_text(), spec))
 
 
 @cli.command(hidden=True)
@@ -226,7 +245,7 @@ def job() -> None:
     """What `launch ray` has the cluster run."""
     from launch.rayjob import run_from_environment
 
-    sys.exit(attempts_of.run_until_done(run_from_environment(), cluster=True))
+    sys.exit(attempts_of.run_until_done(checked(run_from_environment()), cluster=True))
 
 
 @cli.command(hidden=True)

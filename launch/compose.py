@@ -1,8 +1,6 @@
 """From a run file to Hydra's overrides, and the resolved config of a run."""
 
 import importlib.util
-import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launch import quoting
 from launch.runfile import ROOT, RunFile, RunFileError
 
 CONFIG_DIR = ROOT / "recipe/poise/config"
@@ -25,29 +24,18 @@ OWNED = {
     "trainer.experiment_name": "name",
     "hydra.run.dir": "folder",
 }
-SAFE = re.compile(r"[A-Za-z_/.][A-Za-z0-9_./:@+-]*")
-WORDS = ("true", "false", "null", "none", "nan", "inf")  # Hydra would read them as something else
-
-
-def value_text(value: Any) -> str:
-    """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, list):
-        return f"[{','.join(value_text(item) for item in value)}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{value_text(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    if (SAFE.fullmatch(text) and text.lower() not in WORDS) or re.fullmatch(r"\$\{[\w.:,/-]+\}", text):
-        return text
-    # in quotes only a quote, and backslashes before one, need a backslash
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def override(key: str, value: Any) -> str:
-    return key if key.startswith("~") and value is None else f"{key}={value_text(value)}"
+    """As Hydra reads it.
+
+    Raises:
+        RunFileError: the value cannot be written in Hydra's grammar.
+    """
+    try:
+        return key if key.startswith("~") and value is None else f"{key}={quoting.hydra(value)}"
+    except ValueError as error:
+        raise RunFileError(f"overrides: {key}: {error}") from error
 
 
 def run_overrides(run: RunFile) -> list[str]:
@@ -76,12 +64,11 @@ def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[st
         "trainer.experiment_name": run.name,
         "hydra.run.dir": str(run.root / "hydra"),
     }
-    loggers = config.trainer.logger
-    loggers = [loggers] if isinstance(loggers, str) else list(loggers)
+    loggers = words(run, config, "trainer.logger")
     if "file" not in loggers:  # its records say which step an attempt reached
         own["trainer.logger"] = [*loggers, "file"]
     if cluster:  # ray.init refuses sizes where it joins a cluster
-        ray_init = config.ray_kwargs.get("ray_init") or {}
+        ray_init = setting(run, config, "ray_kwargs.ray_init", DictConfig | None, "a mapping, or null") or {}
         own |= {f"ray_kwargs.ray_init.{key}": None for key in ray_init if key not in ("address", "runtime_env")}
     else:  # without it Ray joins whatever cluster it finds on this machine
         own["++ray_kwargs.ray_init.address"] = "local"
@@ -106,12 +93,15 @@ def _compose_once(run_name: str, name: str, overrides: tuple[str, ...]) -> DictC
         known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
         raise RunFileError(f"config: {name} is not in recipe/poise/config; known: {known}")
     GlobalHydra.instance().clear()
+    own = [item for item in overrides if not item.startswith("hydra.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            own = [item for item in overrides if not item.startswith("hydra.")]
             return compose(name, overrides=[*own, f"hydra.searchpath=[file://{verl_configs()}]"])
     except (HydraException, OmegaConfBaseException) as error:
         raise RunFileError(f"{run_name}: {error}") from error
+    except (ValueError, TypeError) as error:  # what Hydra raises where a key is a group of configs
+        groups = ", ".join(item for item in own if "." not in item.split("=")[0]) or "none"
+        raise RunFileError(f"{run_name}: {error}. Overrides of whole sections: {groups}") from error
 
 
 def training_arguments(run: RunFile, cluster: bool) -> list[str]:
@@ -129,15 +119,55 @@ def resolved(run: RunFile, cluster: bool) -> DictConfig:
     """
     config = _compose(run, training_arguments(run, cluster)[2:])
     for kind in ("actor", "critic"):
-        if config.trainer[f"max_{kind}_ckpt_to_keep"] == 1:
+        if (
+            setting(run, config, f"trainer.max_{kind}_ckpt_to_keep", int | None, "a number of checkpoints, or null")
+            == 1
+        ):
             raise RunFileError(
                 f"trainer.max_{kind}_ckpt_to_keep=1: verl then removes the old checkpoint before the new one is "
                 "complete, and a crash in between leaves none. Set it to 2 or more"
             )
-    if config.trainer.save_freq < 1:
+    if setting(run, config, "trainer.save_freq", int, "a number of steps") < 1:
         raise RunFileError("trainer.save_freq is off: the run could not be resumed. Set it to 1 or more")
+    # what the launcher itself looks at later: checkpoints' contents, and preflight's inputs
+    setting(run, config, "critic.enable", bool | None, "true, false or null")
+    setting(run, config, "trainer.v1.trainer_mode", str, "one of verl's modes")
+    words(run, config, "actor_rollout_ref.actor.checkpoint.save_contents")
+    words(run, config, "data.train_files")
+    words(run, config, "data.val_files", optional=True)
+    words(run, config, "actor_rollout_ref.model.path")
+    words(run, config, "reward.custom_reward_function.path", optional=True)
     return config
 
 
+def setting(run: RunFile, config: DictConfig, key: str, kind: Any, wanted: str) -> Any:
+    """A value of the config.
+
+    Raises:
+        RunFileError: it is missing or of another kind; with what is wanted.
+    """
+    try:
+        value = OmegaConf.select(config, key, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{run.name}: {key}: {error}".strip()) from error
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, int | None)):
+        raise RunFileError(f"{run.name}: {key}: want {wanted} (found {value!r})")
+    return value
+
+
+def words(run: RunFile, config: DictConfig, key: str, optional: bool = False) -> list[str]:
+    """A value that is a string or a list of them, as a list; null is an empty one where it is optional."""
+    wanted = "a string or a list of strings"
+    value = setting(run, config, key, str | ListConfig | None if optional else str | ListConfig, wanted)
+    found = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(item, str) for item in found):
+        raise RunFileError(f"{run.name}: {key}: want {wanted} (found {found!r})")
+    return found
+
+
 def resolved_yaml(run: RunFile, cluster: bool) -> str:
-    return OmegaConf.to_yaml(resolved(run, cluster), resolve=True)
+    """Raises RunFileError where an interpolation leads nowhere."""
+    try:
+        return OmegaConf.to_yaml(resolved(run, cluster), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{run.name}: {error}".strip()) from error

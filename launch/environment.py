@@ -1,11 +1,10 @@
 """Environment variables of a run: the public ones, which are written down, and the secrets, which never are."""
 
-import fnmatch
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from launch.redact import SHORTEST, Secrets, is_secret
 from launch.runfile import ROOT, RunFile, RunFileError
 
 # The same as launch/env.sh exports (a test compares): what is set already stays.
@@ -28,10 +27,6 @@ CPU = {
 # By these the trackers go on with a run's curve; what the shell has set gives way to the ids.
 TRACKING_IDS = ("WANDB_RUN_ID", "SWANLAB_RUN_ID", "POISE_TRACKING_ID")
 TRACKING = (*TRACKING_IDS, "WANDB_RESUME", "SWANLAB_RESUME", "TENSORBOARD_DIR")
-# Names that match a secret's pattern and are none.
-PUBLIC = ("TOKENIZERS_PARALLELISM",)
-MASK = "***"
-SHORTEST_SECRET = 8  # shorter values would mask ordinary words
 
 
 def public_environment(run: RunFile, tracking_id: str | None = None) -> dict[str, str]:
@@ -40,7 +35,7 @@ def public_environment(run: RunFile, tracking_id: str | None = None) -> dict[str
     Raises:
         RunFileError: `env` names a secret.
     """
-    secret = [name for name in run.env if is_secret(name, run)]
+    secret = [name for name in run.env if is_secret(name, run.secrets)]
     if secret:
         raise RunFileError(
             f"env.{secret[0]} looks like a secret, and run files are kept and shared: remove it there and set it in "
@@ -61,44 +56,27 @@ def with_project(env: dict[str, str]) -> dict[str, str]:
     return env | {name: os.pathsep.join([first, *filter(None, [env.get(name)])]) for name, first in paths.items()}
 
 
-def is_secret(name: str, run: RunFile) -> bool:
-    return name not in PUBLIC and any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in run.secrets)
-
-
-def secrets(run: RunFile, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+def secrets(run: RunFile) -> Secrets:
     """The secrets in this process's environment."""
-    environ = os.environ if environ is None else environ
-    return {name: value for name, value in environ.items() if value and is_secret(name, run)}
+    return Secrets(run.secrets)
 
 
-class Redactor:
-    """Masks the values of secrets in bytes that go to a file or a terminal."""
-
-    def __init__(self, run: RunFile):
-        values = {value.encode() for value in secrets(run).values() if len(value) >= SHORTEST_SECRET}
-        self.values = sorted(values, key=len, reverse=True)
-
-    def __call__(self, line: bytes) -> bytes:
-        for value in self.values:
-            line = line.replace(value, MASK.encode())
-        return line
-
-    def copy(self, source: Path, target: Path) -> None:
-        """Copy a log, line by line."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(source, "rb") as reader, open(target, "wb") as writer:
-            for line in reader:
-                writer.write(self(line))
+def check_secrets(run: RunFile) -> None:
+    """Raises RunFileError where a secret could not be kept out of logs."""
+    if short := secrets(run).too_short:
+        raise RunFileError(
+            f"${short[0]} has fewer than {SHORTEST} characters: in logs it could not be told from ordinary text. Unset "
+            f"it, or, if it is no secret, add '!{short[0]}' to `secrets` in the run file"
+        )
 
 
 def check_public(what: str, text: str, run: RunFile) -> None:
-    """Raises RunFileError where the text holds the value of a secret of this process's environment."""
-    for name, value in secrets(run).items():
-        if len(value) >= SHORTEST_SECRET and value in text:
-            raise RunFileError(
-                f"{what} would hold the value of ${name}. Take it out of the run file and the overrides: it is "
-                "forwarded through the environment"
-            )
+    """Raises RunFileError where the text holds the value of a secret of this process's environment, in any form."""
+    if name := secrets(run).found_in(text):
+        raise RunFileError(
+            f"{what} would hold the value of ${name}. Take it out of the run file and the overrides: it is forwarded "
+            f"through the environment. If it is no secret, add '!{name}' to `secrets` in the run file"
+        )
 
 
 def write_public(path: Path, text: str, run: RunFile, mode: int = 0o644) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from launch import quoting
 from launch.environment import check_public, public_environment, secrets
 from launch.rayjob import ENTRYPOINT, check_folder, job_environment
 from launch.runfile import RunFile, RunFileError
@@ -41,7 +42,7 @@ def _pod(run: RunFile, name: str) -> dict[str, Any]:
         "name": name,
         "image": run.kubernetes.image,
         "workingDir": PROJECT,
-        "env": [{"name": key, "value": value} for key, value in public_environment(run).items()],
+        "env": [{"name": key, "value": quoting.kubernetes(value)} for key, value in public_environment(run).items()],
         "resources": {"limits": resources, "requests": resources},
         "volumeMounts": [
             {"name": "runs", "mountPath": str(run.root.parent)},
@@ -106,7 +107,7 @@ SKY_RUN = """\
 set -euo pipefail
 source launch/env.sh
 poise_env {accelerator}
-LOGS="{logs}/${{SKYPILOT_TASK_ID}}_$(cksum <<<"$SKYPILOT_NODE_IPS" | cut -d ' ' -f 1)"
+LOGS={logs}/"${{SKYPILOT_TASK_ID}}_$(cksum <<<"$SKYPILOT_NODE_IPS" | cut -d ' ' -f 1)"
 mkdir -p "$LOGS"
 printf '%s' "$POISE_RUN" >"$LOGS/run-$SKYPILOT_NODE_RANK.json"
 HEAD=$(head -n 1 <<<"$SKYPILOT_NODE_IPS"):{port}
@@ -134,13 +135,13 @@ def skypilot(run: RunFile) -> str:
     else:
         task["resources"]["cpus"] = f"{run.slurm.cpus_per_node}+"
     task["envs"] = _variables(run)
-    if found := sorted(secrets(run)):
+    if found := sorted(name for name in secrets(run).values if quoting.VARIABLE.fullmatch(name)):
         task["secrets"] = dict.fromkeys(found)  # names only; null: given by `sky launch --secret NAME`
     if run.sky.bucket:
         task["file_mounts"] = {str(run.root.parent): {"source": run.sky.bucket, "mode": "MOUNT"}}
     task["setup"] = SKY_SETUP.format(accelerator=run.accelerator)
     task["run"] = SKY_RUN.format(
-        accelerator=run.accelerator, logs=run.root / "sky", port=run.ports.gcs, nodes=run.nodes,
+        accelerator=run.accelerator, logs=quoting.shell(run.root / "sky"), port=run.ports.gcs, nodes=run.nodes,
         devices=run.gpus_per_node, timeout=run.waits.nodes_s,
     )  # fmt: skip
     names = "".join(f" --secret {name}" for name in found)

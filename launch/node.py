@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 
 from launch.attempt import TEARDOWN, marked, say
-from launch.environment import Redactor, public_environment, with_project
+from launch.environment import public_environment, secrets, with_project
 from launch.processes import Child, Signals
+from launch.redact import Secrets
 from launch.runfile import ROOT, RunFile, RunFileError
 
 STEP_S = 0.5
@@ -112,7 +113,7 @@ def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
             f"{socket.gethostname()}: ports {taken} are taken, by another Ray cluster or job on this node. Set "
             "ports.base in the run file to another value, or ask for whole nodes (slurm.exclusive)"
         )
-    redact = Redactor(run)
+    hidden = secrets(run)
     temp = Path(f"/tmp/pr_{os.environ.get('SLURM_JOB_ID', os.getpid())}_{name}")  # short: it holds Unix sockets
     with Signals() as signals:
         if head is not None:
@@ -121,7 +122,7 @@ def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
         while True:
             say(f"Ray {role} on {name}, {ip}")
             log = logs / f"ray_{name}_{role}.log"
-            child = Child(ray_command(run, head, ip, temp), log, redact, node_environment(run), ROOT)
+            child = Child(ray_command(run, head, ip, temp), log, hidden, node_environment(run), ROOT)
             try:
                 while signals.end is None and not marked(logs, TEARDOWN) and child.process.poll() is None:
                     time.sleep(STEP_S)
@@ -129,7 +130,7 @@ def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
                 child.interrupt(run.waits.teardown_s / 2, signal.SIGTERM)
             finally:
                 child.clear()
-                copy_logs(temp, logs / f"ray_{name}", redact)
+                copy_logs(temp, logs / f"ray_{name}", hidden)
                 shutil.rmtree(temp, ignore_errors=True)
             if code is None or STARTED in log.read_bytes() or time.monotonic() > deadline:
                 break
@@ -141,9 +142,12 @@ def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
     return code or 1
 
 
-def copy_logs(temp: Path, target: Path, redact: Redactor) -> None:
+def copy_logs(temp: Path, target: Path, hidden: Secrets) -> None:
     """Ray's logs of this node, secrets masked."""
     for session in temp.glob("session_2*"):
         for path in (session / "logs").rglob("*"):
             if path.is_file() and not path.is_symlink():
-                redact.copy(path, target / path.relative_to(session / "logs"))
+                copy = target / path.relative_to(session / "logs")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with open(path, "rb") as reader, open(copy, "wb") as writer:
+                    hidden.stream().copy(reader, writer)

@@ -30,11 +30,11 @@ class Ports(BaseModel):
     Two jobs on one node need different bases.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    base: Annotated[int, Field(ge=1024)] = 20000
+    base: Annotated[int, Field(ge=1024, le=65535)] = 20000
     # Ray takes one for each worker process of a node
-    workers: Annotated[int, Field(ge=50)] = 2000
+    workers: Annotated[int, Field(ge=50, le=65535)] = 2000
 
     @model_validator(mode="after")
     def _below_ephemeral(self):

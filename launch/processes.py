@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 import psutil
 
-from launch.environment import Redactor
+from launch.redact import Secrets
 
 
 class Child:
@@ -28,7 +29,7 @@ class Child:
         self,
         command: Sequence[str],
         log: Path,
-        redact: Redactor,
+        secrets: Secrets,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         keep: Sequence[int] = (),
@@ -39,7 +40,8 @@ class Child:
             env=env, cwd=cwd, start_new_session=True, pass_fds=keep, preexec_fn=_heed_interrupt,
         )  # fmt: skip
         assert self.process.stdout is not None
-        self._pump = threading.Thread(target=_copy, args=(self.process.stdout, log, redact), daemon=True)
+        output = cast(BufferedReader, self.process.stdout)
+        self._pump = threading.Thread(target=_copy, args=(output, log, secrets), daemon=True)
         self._pump.start()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -76,13 +78,18 @@ def _heed_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _copy(source: BinaryIO, log: Path, redact: Redactor) -> None:
+def _copy(source: BufferedReader, log: Path, secrets: Secrets) -> None:
+    stream = secrets.stream()
     with open(log, "ab", buffering=0) as file:
-        for line in source:
-            line = redact(line)
-            file.write(line)
-            sys.stdout.buffer.write(line)
+
+        def show(data: bytes) -> None:
+            file.write(data)
+            sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+
+        while data := source.read1(1 << 16):
+            show(stream.feed(data))
+        show(stream.end())
 
 
 def session_processes(session: int) -> list[psutil.Process]:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from launch.attempt import say
 from launch.environment import check_public, public_environment, secrets
-from launch.runfile import ROOT, RunFile, RunFileError
+from launch.redact import Secrets
+from launch.runfile import PROJECT, ROOT, RunFile, RunFileError
 
 SPEC = "POISE_RUN"  # the run file, as JSON, in the job's environment
 POLL_S = 1.0
@@ -38,7 +39,11 @@ def check_folder(run: RunFile) -> None:
 def job_environment(run: RunFile) -> dict[str, str]:
     """Variables of the job. The run file's others are in SPEC: the trainer has them, and verl hands them on."""
     variables = {name: value for name, value in public_environment(run).items() if name not in VERLS_OWN}
-    return {**variables, SPEC: run.to_portable_json()}
+    for name, value in variables.items():
+        if re.search(r"\$(\w|\{)", value):
+            raise RunFileError(f"env.{name}: {value}: Ray puts variables in place of what follows '$'; write it out")
+    # so does it in the JSON, where the dollar of a value can be written as its code
+    return {**variables, SPEC: re.sub(rf"\$(?!{re.escape(PROJECT[1:])})", r"\\u0024", run.to_portable_json())}
 
 
 def runtime_environment(run: RunFile) -> dict[str, Any]:
@@ -53,7 +58,7 @@ def runtime_environment(run: RunFile) -> dict[str, Any]:
 
 
 def _with_secrets(run: RunFile, runtime_env: dict[str, Any]) -> dict[str, Any]:
-    found = secrets(run)
+    found = secrets(run).values
     if run.ray.secrets == "cluster":
         if found:
             say(
@@ -98,7 +103,7 @@ def submit(run: RunFile, address: str, ask=input) -> int:
     runtime_env = _with_secrets(run, runtime_environment(run))
     job = client.submit_job(entrypoint=shlex.join(ENTRYPOINT), runtime_env=runtime_env, metadata={"run": run.name})
     say(f"job {job} at {address}")
-    log = Log(client, job)
+    log = Log(client, job, secrets(run))
     while True:
         try:
             log.follow()
@@ -107,10 +112,11 @@ def submit(run: RunFile, address: str, ask=input) -> int:
                 break
         except KeyboardInterrupt:
             if not _wants_stop(ask):
-                say(f"the job goes on. Its log: ray job logs --follow {job} --address {address}")
+                say(f"the job goes on. Its log: ray job logs --follow {job} --address {shlex.quote(address)}")
                 return 0
             client.stop_job(job)
             say("stopping the job; its newest checkpoint is kept")
+    log.end()
     say(f"job {job}: {details.status.value}" + (f" ({details.message})" if details.message else ""))
     if details.status == JobStatus.SUCCEEDED:
         return 0
@@ -120,8 +126,8 @@ def submit(run: RunFile, address: str, ask=input) -> int:
 class Log:
     """The log of a job, on standard output. Ray sends it from its start each time; what was shown is left out."""
 
-    def __init__(self, client, job: str):
-        self.client, self.job = client, job
+    def __init__(self, client, job: str, hidden: Secrets):
+        self.client, self.job, self.stream = client, job, hidden.stream()
         self.shown = 0  # characters
         self.losses = 0
 
@@ -144,13 +150,20 @@ class Log:
                 ) from error
         time.sleep(POLL_S)
 
+    def _write(self, data: bytes) -> None:
+        sys.stdout.write(data.decode(errors="replace"))
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        """What was held back, as it could have been the beginning of a secret."""
+        self._write(self.stream.end())
+
     async def _follow(self) -> None:
         sent = 0
         async for text in self.client.tail_job_logs(self.job):
             sent += len(text)
             if sent > self.shown:
-                sys.stdout.write(text[self.shown - sent :])
-                sys.stdout.flush()
+                self._write(self.stream.feed(text[self.shown - sent :].encode()))
                 self.shown = sent
 
 

@@ -10,10 +10,39 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from launch.fields import (
+    Amount,
+    Bytes,
+    ConfigName,
+    Count,
+    Crashes,
+    Folder,
+    GpuOption,
+    Interface,
+    Interpreter,
+    KubernetesName,
+    Line,
+    Module,
+    Mount,
+    Name,
+    Quantity,
+    SbatchOption,
+    Seconds,
+    SecretPattern,
+    SkyName,
+    SlurmMemory,
+    SlurmName,
+    SlurmTime,
+    Text,
+    Variable,
+    Word,
+)
 from launch.ports import Ports
+from launch.quoting import CONTROL
+from launch.redact import PATTERNS, Secrets
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("launch", "probe", "recipe", "reward")
@@ -28,35 +57,19 @@ class RunFileError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of the run file; an unknown key is an error."""
+    """A part of the run file; an unknown key is an error. Pydantic's own messages leave the input out: it may be a
+    secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value):
-        raise ValueError("use letters, digits, '.', '_' and '-', at most 63: it names folders and jobs")
-    return value
-
-
-def _slurm_time(value: str) -> str:
-    if not re.fullmatch(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}", value):
-        raise ValueError("use Slurm's form, for instance 2-00:00:00 (quoted: YAML reads 1:30:00 as a number)")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[int, Field(ge=1)]
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Resume(Section):
     """When a run goes on after it ended early."""
 
     # crashes after which the run starts again, over the whole life of the run; 0: never
-    max_crashes: Annotated[int, Field(ge=0)] = 3
+    max_crashes: Crashes = 3
     # seconds between the signal (time limit near, preemption) and the kill: a step, a checkpoint and the teardown
-    stop_grace_s: Annotated[int, Field(ge=60)] = 900
+    stop_grace_s: Annotated[Seconds, Field(ge=60)] = 900
 
 
 class Waits(Section):
@@ -76,13 +89,13 @@ class Preflight(Section):
     # also run at the start of every attempt on a cluster
     at_start: bool = True
     # disk space in the run's folder, and in /tmp of every node
-    min_folder_gb: float = 200
-    min_tmp_gb: float = 10
+    min_folder_gb: Amount = 200
+    min_tmp_gb: Amount = 10
     # free memory of each device
-    min_device_gb: float = 40
+    min_device_gb: Amount = 40
     # between nodes; 1 GB/s is what 10-Gbit Ethernet gives
-    min_allreduce_gb_s: float = 1.0
-    max_clock_skew_s: float = 1.0
+    min_allreduce_gb_s: Amount = 1.0
+    max_clock_skew_s: Amount = 1.0
     # bound of the whole preflight
     timeout_s: Seconds = 60
 
@@ -91,9 +104,9 @@ class RayCluster(Section):
     """An existing cluster, for `launch ray`."""
 
     # dashboard of the cluster; --address wins
-    address: str | None = None
+    address: Line | None = None
     # what stays out of the uploaded working directory, gitignore's syntax
-    excludes: list[str] = [
+    excludes: list[Text] = [
         ".git/",
         ".venv*/",
         "outputs/",
@@ -116,13 +129,13 @@ class Environment(Section):
 
     kind: Literal["venv", "apptainer", "pyxis"] = "venv"
     # venv: the environment's folder, seen by every node; null: the one that runs `launch`
-    path: str | None = None
+    path: Interpreter | None = None
     # apptainer: .sif file; pyxis: .sqsh file or registry image
-    image: str | None = None
+    image: Word | None = None
     # host folders to mount, HOST or HOST:CONTAINER; the project, the run's folder and /tmp always are
-    mounts: list[str] = []
+    mounts: list[Mount] = []
     # more options for apptainer exec, or for srun with pyxis
-    options: list[str] = []
+    options: list[Text] = []
 
     @model_validator(mode="after")
     def _image(self):
@@ -134,42 +147,42 @@ class Environment(Section):
 class Slurm(Section):
     """What sbatch is asked for."""
 
-    account: str | None = None
-    partition: str | None = None
-    qos: str | None = None
-    time: Annotated[str, AfterValidator(_slurm_time)] | None = None
+    account: SlurmName | None = None
+    partition: SlurmName | None = None
+    qos: SlurmName | None = None
+    time: SlurmTime | None = None
     # CPUs asked for on each node
     cpus_per_node: Count = 16
-    mem: str | None = "0"  # "0": all of the node's
+    mem: SlurmMemory | None = "0"  # "0": all of the node's
     exclusive: bool = True
     # how devices are asked for; {n} is gpus_per_node. null: not at all (a site without GRES, or accelerator: cpu)
-    gpu_option: str | None = "--gpus-per-node={n}"
+    gpu_option: GpuOption | None = "--gpus-per-node={n}"
     # further options of sbatch, each as "--option=value"
-    extra: list[str] = []
+    extra: list[SbatchOption] = []
     # shell lines before anything runs, for instance "module load cuda"
-    setup: list[str] = []
+    setup: list[Text] = []
     environment: Environment = Environment()
 
 
 class Kubernetes(Section):
     """For the RayJob manifest."""
 
-    image: str = "poise-verl:latest"
-    namespace: str = "default"
+    image: Word = "poise-verl:latest"
+    namespace: KubernetesName = "default"
     # claim of a ReadWriteMany volume, mounted at the parent of the run's folder
-    volume_claim: str = "poise-runs"
+    volume_claim: KubernetesName = "poise-runs"
     # a Secret whose keys become environment variables of every pod
-    secret: str | None = "poise-secrets"
+    secret: KubernetesName | None = "poise-secrets"
     cpus: Count = 16
-    memory: str = "256Gi"
+    memory: Quantity = "256Gi"
 
 
 class Sky(Section):
     """For the SkyPilot task."""
 
-    accelerator: str = "H100"
+    accelerator: SkyName = "H100"
     # a bucket that is mounted at the parent of the run's folder
-    bucket: str | None = None
+    bucket: Word | None = None
     disk_gb: Count = 512
 
 
@@ -178,30 +191,30 @@ class RunFile(Section):
 
     name: Name
     # Hydra config in recipe/poise/config, and overrides as a mapping: dots in keys, Hydra's + and ~ allowed
-    config: str
-    overrides: dict[str, Any] = {}
+    config: ConfigName
+    overrides: dict[Line, Any] = {}
     # the same as Hydra writes them, applied after; where the command line's go
-    hydra: list[str] = []
+    hydra: list[Text] = []
     # module that trains; it takes Hydra overrides
-    entry: str = "recipe.poise.main_poise"
+    entry: Module = "recipe.poise.main_poise"
     # run once before the first attempt, in the project's folder
-    prepare: list[str] = []
+    prepare: list[Text] = []
     # everything the run writes; null: outputs/runs/NAME in the project
-    folder: str | None = None
+    folder: Folder | None = None
 
     nodes: Count = 1
     gpus_per_node: Count = 1
     accelerator: Literal["gpu", "cpu"] = "gpu"
     # network interface for Ray, NCCL and gloo, for instance ib0; null: the one of the node's address
-    interface: str | None = None
+    interface: Interface | None = None
     # environment variables; tokens do not belong here
-    env: dict[str, str] = {}
-    # names of variables that are forwarded and never written
-    secrets: list[str] = ["*_TOKEN", "*_KEY", "*SECRET*", "*PASSWORD*"]
+    env: dict[Variable, Text] = {}
+    # names of variables that are forwarded and never written; with '!' before it, a name is none
+    secrets: list[SecretPattern] = list(PATTERNS)
     # CPUs that Ray may give to its workers on a node; null: slurm.cpus_per_node. Under Slurm's limits it must be told
     ray_cpus: Count | None = None
     # bytes of Ray's object store on a node; null: Ray's choice
-    object_store_bytes: Count | None = None
+    object_store_bytes: Bytes | None = None
 
     ports: Ports = Ports()
     resume: Resume = Resume()
@@ -242,7 +255,7 @@ class RunFile(Section):
         try:
             return cls.model_validate_json(text.replace(PROJECT, json.dumps(str(ROOT))[1:-1]))
         except ValidationError as error:
-            raise _run_file_error(where, error) from error
+            raise _run_file_error(where, error) from None
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
@@ -260,10 +273,22 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> DictConfig:
         raise RunFileError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(node, DictConfig):
         raise RunFileError(f"{path}: a run file is a mapping of settings, this is a {type(node).__name__}")
-    base = node.pop("base", None)
-    if base is None:
-        return node
-    merged = OmegaConf.merge(_read(path.parent / str(base), (*seen, path)), node)
+    try:
+        base = node.pop("base", None)
+        if base is None:
+            return node
+        if not isinstance(base, str) or not base or CONTROL.search(base):
+            raise RunFileError(
+                f"{path}: base: want the path of a run file, relative to this one (found {_short(base)})"
+            )
+        merged = OmegaConf.merge(_read(path.parent / base, (*seen, path)), node)
+    except ConfigTypeError as error:
+        raise RunFileError(
+            f"{path}: a key is a mapping here and something else in its base, or the other way round "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    except OmegaConfBaseException as error:
+        raise RunFileError(f"{path}: {error}".strip()) from error
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -282,14 +307,18 @@ def load(path: Path | str) -> RunFile:
         values = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise RunFileError(f"{path}: {error}".strip()) from error
+    assert isinstance(values, dict)
     try:
         return RunFile.model_validate(values)
     except ValidationError as error:
-        raise _run_file_error(path, error) from error
+        raise _run_file_error(path, error, values.get("secrets")) from None
 
 
-def _run_file_error(where: Path | str, error: ValidationError) -> RunFileError:
-    return RunFileError(f"{where}:\n" + "\n".join(_explain(item) for item in error.errors()))
+def _run_file_error(where: Path | str, error: ValidationError, patterns: Any = None) -> RunFileError:
+    """Every fault on a line; what was found there may be a secret."""
+    own = [item for item in patterns if isinstance(item, str) and item] if isinstance(patterns, list) else []
+    lines = [_explain(item) for item in error.errors()]
+    return RunFileError(f"{where}:\n" + Secrets([*PATTERNS, *own]).mask("\n".join(lines)))
 
 
 def _explain(item) -> str:
@@ -302,4 +331,9 @@ def _explain(item) -> str:
         return f"  unknown key {where}; known: {', '.join(section.model_fields)}"
     if item["type"] == "missing":
         return f"  {where} is missing"
-    return f"  {where or 'run file'}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
+    return f"  {where or 'run file'}: {item['msg'].removeprefix('Value error, ')} (found {_short(item['input'])})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,12 +1,13 @@
 """The sbatch file of a run, and its submission."""
 
-import shlex
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from launch import quoting
 from launch.environment import public_environment
 from launch.runfile import ROOT, RunFile, RunFileError
 
@@ -26,7 +27,7 @@ def sbatch_options(run: RunFile) -> list[str]:
         "mem": slurm.mem,
         "signal": f"B:USR1@{run.resume.stop_grace_s}",
         "open-mode": "append",
-        "output": run.root / "logs/slurm-%j.out",
+        "output": f"{run.root}/logs/slurm-".replace("%", "%%") + "%j.out",
         "export": "ALL",
     }
     options = [f"--{name}={value}" for name, value in asked.items() if value is not None]
@@ -34,33 +35,18 @@ def sbatch_options(run: RunFile) -> list[str]:
     if slurm.exclusive:
         options.append("--exclusive")
     if run.accelerator == "gpu" and slurm.gpu_option:
-        options.append(slurm.gpu_option.format(n=run.gpus_per_node))
-    wrong = [option for option in slurm.extra if not option.startswith("-") or "\n" in option]
-    if wrong:
-        raise RunFileError(f"slurm.extra: {wrong[0]!r} is not an option of sbatch; write it as --option=value")
-    if any("\n" in option for option in options):
-        raise RunFileError("slurm: an option has a line break")
-    return [_quoted(option) for option in options + slurm.extra]
-
-
-def _quoted(option: str) -> str:
-    """sbatch reads its lines as a shell would; a value may hold spaces."""
-    name, equals, value = option.partition("=")
-    return f"{name}={shlex.quote(value)}" if equals else option
+        options.append(slurm.gpu_option.replace("{n}", str(run.gpus_per_node)))
+    return [*options, *slurm.extra]
 
 
 def mounts(run: RunFile) -> list[str]:
     """HOST:CONTAINER of every mount; project and run folder have the same path inside. /tmp is the node's: Ray's
     sockets are there, and each step has a container of its own."""
     own = dict.fromkeys((str(ROOT), str(run.root), "/tmp"))
+    if wrong := [path for path in own if "," in path or ":" in path]:
+        raise RunFileError(f"folder: {wrong[0]} cannot be mounted in a container: ',' and ':' separate mounts there")
     pairs = [mount if ":" in mount else f"{mount}:{mount}" for mount in run.slurm.environment.mounts]
     return [f"{path}:{path}" for path in own] + pairs
-
-
-def _inside_double_quotes(value: str) -> str:
-    for character in '\\"$`':
-        value = value.replace(character, "\\" + character)
-    return value
 
 
 def sbatch_text(run: RunFile, spec: Path, path: Path) -> str:
@@ -72,22 +58,26 @@ def sbatch_text(run: RunFile, spec: Path, path: Path) -> str:
     """
     environment = run.slurm.environment
     python = Path(environment.path) / "bin/python" if environment.path else Path(sys.executable)
+    env = public_environment(run)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    templates.filters["q"] = lambda value: shlex.quote(str(value))
-    templates.filters["dq"] = lambda value: _inside_double_quotes(str(value))
-    return templates.get_template("slurm.sbatch.j2").render(
+    templates.filters |= {"q": quoting.shell, "sbatch": quoting.sbatch}
+    text = templates.get_template("slurm.sbatch.j2").render(
         run=run,
         options=sbatch_options(run),
         root=ROOT,
         spec=spec,
         path=path,
-        env=public_environment(run),
+        env=env,
         kind=environment.kind,
-        mounts=mounts(run),
+        mounts=mounts(run) if environment.kind != "venv" else [],
         python=python,
     )
+    own = set(re.findall(r"^ *(?:local |export )?([A-Z_]+)=", text, re.MULTILINE))
+    if taken := sorted(own & env.keys()):
+        raise RunFileError(f"env.{taken[0]}: the sbatch file has a variable of that name for itself; use another name")
+    return text
 
 
 def submit(path: Path) -> str:

@@ -38,7 +38,7 @@ def installed(tmp_path):
     """A virtual environment without pip whose stamp says that cpu and dev are installed."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    run = bash('echo "$(poise_hash) cpu dev" >"$(poise_stamp_file)"', POISE_VENV=venv)
+    run = bash('echo "$(poise_hash cpu) cpu dev" >"$(poise_stamp_file)"', POISE_VENV=venv)
     assert run.returncode == 0, run.stderr
     return venv
 

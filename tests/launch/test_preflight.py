@@ -10,7 +10,7 @@ import pytest
 
 from launch import checks
 from launch.checks import Check
-from launch.preflight import table
+from launch.preflight import _same, table
 from launch.runfile import ROOT, load
 
 
@@ -98,6 +98,14 @@ def test_another_verl_and_a_missing_package(monkeypatch):
     monkeypatch.setattr(checks, "PACKAGES", ("verl", "no-such-package"))
     remedy = failed(checks.check_versions())["versions"]
     assert "not 0.0.0" in remedy and "no-such-package missing" in remedy
+
+
+def test_flash_attn_may_be_missing_but_not_on_some_nodes_only(monkeypatch):
+    assert checks.versions()["flash-attn"] == "none" and failed(checks.check_versions()) == {}
+    with_it = checks.versions() | {"flash-attn": "2.8.3"}
+    assert not _same("versions agree", [checks.versions(), with_it]).ok
+    monkeypatch.setattr(checks, "OPTIONAL", ("verl",))
+    assert checks.versions()["verl"] == "0.9.1"
 
 
 def test_checks_travel(run):

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from launch.attempt import trainer_environment, worker_overrides
 from launch.compose import override, resolved, training_arguments
-from launch.environment import COMMON, CPU, Redactor, public_environment, write_public
+from launch.environment import COMMON, CPU, public_environment, secrets, write_public
 from launch.ports import EPHEMERAL_START, Ports
 from launch.runfile import ROOT, RunFile, RunFileError, load
 from recipe.poise.capture.hook import resolve_block
@@ -167,11 +168,22 @@ def test_the_difference_between_poise_and_dapo_is_the_experiment():
         (GOOD + "folder: ${oc.env:NO_SUCH_VARIABLE_HERE}\n", r"NO_SUCH_VARIABLE_HERE"),
         (GOOD + "base: other.yaml\n", r"other.yaml does not exist, named as base in .*run.yaml"),
         (GOOD + "base: run.yaml\n", r"bases form a circle"),
+        (GOOD + "base: [a]\n", r"base: want the path of a run file.*found \['a'\]"),
+        (GOOD + "base: ${nope}\n", r"Interpolation key 'nope' not found"),
+        (GOOD + "base: list.yaml\n", r"a mapping here and something else in its base"),
+        (GOOD + "nodes: true\n", r"nodes: want a number, not true or false"),
+        (GOOD + "preflight: {min_device_gb: .nan}\n", r"preflight.min_device_gb: .*equal to 0 \(found nan\)"),
+        (GOOD + "preflight: {min_folder_gb: -1}\n", r"preflight.min_folder_gb: .*greater than or equal to 0"),
+        (GOOD + "preflight: {max_clock_skew_s: .inf}\n", r"preflight.max_clock_skew_s: .*finite number"),
+        (GOOD + "waits: {silence_s: 1" + "0" * 30 + "}\n", r"waits.silence_s: .*less than or equal to 1000000000"),
+        (GOOD + "slurm: {gpu_option: '{'}\n", r"slurm.gpu_option: .*--gres=gpu:\{n\}"),
         ("- a\n- b\n", r"is a mapping of settings, this is a ListConfig"),
         ("name: [\n", r"not valid YAML"),
     ],
 )
 def test_faults_are_named(tmp_path, text, message):
+    write(tmp_path, "env: [a]\n", "list.yaml")
+    text = text + "env: {A: b}\n" if "list.yaml" in text else text
     with pytest.raises(RunFileError, match=message):
         load(write(tmp_path, text))
 
@@ -189,6 +201,18 @@ def test_a_file_that_is_not_there_lists_those_that_are(tmp_path):
         ({"trainer.max_actor_ckpt_to_keep": 1}, "a crash in between leaves none"),
         ({"trainer.save_freq": -1}, "could not be resumed"),
         ({"algorithm.adv_estimater": "x"}, "adv_estimater"),
+        ({"trainer.save_freq": "abc"}, r"trainer.save_freq: want a number of steps \(found 'abc'\)"),
+        ({"trainer.save_freq": None}, r"trainer.save_freq: want a number of steps \(found None\)"),
+        ({"trainer.save_freq": True}, r"trainer.save_freq: want a number of steps \(found True\)"),
+        ({"~trainer.save_freq": None}, r"trainer.save_freq: want a number of steps \(found None\)"),
+        ({"trainer.logger": None}, r"trainer.logger: want a string or a list of strings \(found None\)"),
+        ({"trainer.logger": [1]}, r"trainer.logger: want a string or a list of strings \(found \[1\]\)"),
+        ({"trainer.max_actor_ckpt_to_keep": "two"}, r"max_actor_ckpt_to_keep: want a number of checkpoints, or null"),
+        ({"data.train_files": 3}, r"data.train_files: want a string or a list of strings \(found 3\)"),
+        ({"actor_rollout_ref.model.path": None}, r"model.path: want a string or a list of strings"),
+        ({"actor_rollout_ref.actor.checkpoint.save_contents": None}, r"save_contents: want a string or a list"),
+        ({"critic": None}, r"Overrides of whole sections: critic=null"),
+        ({"trainer.project_name": {"a b": 1}}, r"overrides: trainer.project_name: the key 'a b': use letters"),
     ],
 )
 def test_overrides_that_cannot_work(tmp_path, overrides, message):
@@ -203,6 +227,43 @@ def test_unknown_config_and_bad_override(tmp_path):
     run = load(write(tmp_path, GOOD)).model_copy(update={"hydra": ["--steps"]})
     with pytest.raises(RunFileError, match="not a Hydra override"):
         training_arguments(run, cluster=False)
+
+
+def keys(model, prefix: tuple[str, ...] = ()):
+    """Of the run file and its sections."""
+    for name, field in model.model_fields.items():
+        yield (*prefix, name)
+        if hasattr(field.annotation, "model_fields"):
+            yield from keys(field.annotation, (*prefix, name))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "abc", "", None, True, -1, 1.5, float("nan"), float("inf"), 10**400, [], ["a"], [[1]], [None], {}, {"a": 1},
+        {1: 2}, "a\nb", "\0", "${nope}", "${now:%Y}", "'", "{",
+    ],
+    ids=lambda value: repr(value)[:12],
+)  # fmt: skip
+def test_a_wrong_type_anywhere_is_a_message(tmp_path, value):
+    """Read, or refused with the file, the key and, but for interpolations, what was found."""
+    for key in [*keys(RunFile), ("base",)]:
+        values: dict = {"name": "a", "config": "poise_paper"}
+        section = values
+        for part in key[:-1]:
+            section = section.setdefault(part, {})
+        section[key[-1]] = value
+        path = write(tmp_path, yaml.safe_dump(values))
+        try:
+            run = load(path)
+        except RunFileError as error:
+            text = str(error)
+            assert text.startswith(str(path)), text
+            where = ".".join(key)
+            sections = [where, *([".".join(key[:-1])] if key[-1] in ("image", "kind") else [])]  # those go together
+            assert any(f"  {name}" in text for name in sections) or "base" in key or "${" in str(value), text
+        else:
+            assert RunFile.from_json(run.to_json()) == run
 
 
 @pytest.mark.parametrize(
@@ -274,6 +335,6 @@ def test_secrets_are_kept_out(tmp_path, monkeypatch):
     with pytest.raises(RunFileError, match=r"would hold the value of \$HF_TOKEN"):
         write_public(tmp_path / "x", "a hf_abcdefghijklmnop b", run)
     assert list(tmp_path.iterdir()) == []
-    assert Redactor(run)(b"token hf_abcdefghijklmnop\n") == b"token ***\n"
+    assert secrets(run).mask("token hf_abcdefghijklmnop\n") == "token ***\n"
     with pytest.raises(RunFileError, match="env.MY_API_KEY looks like a secret"):
         public_environment(run.model_copy(update={"env": {"MY_API_KEY": "x"}}))

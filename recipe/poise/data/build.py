@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from recipe.poise.data import files as data_files
 from recipe.poise.data import sources
@@ -23,6 +22,7 @@ from recipe.poise.data.lengths import Limit
 from recipe.poise.data.manifest import MANIFEST, checksum, is_whole, of_folder, refuse_link
 from recipe.poise.data.names import check_pattern
 from recipe.poise.data.schema import SCHEMA
+from recipe.poise.progress import progress as progress_of
 
 FORMAT = 1  # raise it when the same request would give other files
 ROWS_AT_ONCE = 512
@@ -102,7 +102,7 @@ def build(out: Path, request: Request, progress: bool = True) -> dict[str, Any] 
         for split, files in splits.items():
             check_columns(files, entry)
             total = sum(data_files.count(file) for file in files)
-            with tqdm(total=total, desc=f"{entry.name} {split}", unit=" rows", disable=not progress) as bar:
+            with progress_of(total=total, desc=f"{entry.name} {split}", unit="rows", disable=not progress) as bar:
                 kept = select(files, entry, request.limit, request.drop, bar.update)
             file = fresh / f"{split}.parquet"
             _write(file, files, entry, split, kept, progress)
@@ -130,9 +130,8 @@ def build(out: Path, request: Request, progress: bool = True) -> dict[str, Any] 
 def _write(file: Path, files: list[Path], entry: Entry, split: str, kept: Kept, progress: bool) -> None:
     """Second pass: the chosen rows, in the source's order."""
     with pq.ParquetWriter(file, SCHEMA) as writer:
-        with tqdm(
-            total=len(kept.rows), desc=f"{entry.name} {split}, writing", unit=" rows", disable=not progress
-        ) as bar:
+        desc = f"{entry.name} {split}, writing"
+        with progress_of(total=len(kept.rows), desc=desc, unit="rows", disable=not progress) as bar:
             chosen = _chosen(files, entry, split, kept)
             while batch := list(islice(chosen, ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from recipe.poise.evaluate import report
 from recipe.poise.evaluate.engine import Plan, Response, Task, respond
 from recipe.poise.evaluate.models import Model
@@ -17,6 +15,7 @@ from recipe.poise.evaluate.samples import Sample, SampleFile, only_one
 from recipe.poise.evaluate.scoring import Scorer, Verdict, raised
 from recipe.poise.evaluate.settings import Engine, EvaluationError, Sampling, check_amounts
 from recipe.poise.evaluate.suites import Suite
+from recipe.poise.progress import progress as progress_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _complete(asked: Evaluation, files: dict[str, SampleFile], reward: Callable,
     total = sum(len(suite.rows) for suite in asked.suites) * asked.k
     scorer = Scorer(reward)
     try:
-        with tqdm(total=total, initial=total - len(tasks), unit=" samples", disable=not progress) as bar:
+        with progress_of(total=total, initial=total - len(tasks), unit="samples", disable=not progress) as bar:
             if len(tasks) < total:
                 bar.write(f"{total - len(tasks)} of {total} samples are there already")
             if failed:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from recipe.poise.progress import progress
 from recipe.poise.quickstart import behaviours
 from recipe.poise.quickstart.tasks import Problem, problems
 from reward.reasoning_gym_verifier import compute_score
@@ -75,7 +75,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
         cycle_momentum=False,
     )
     model.train()
-    bar = tqdm(range(settings.steps), desc="warm start", unit="step", mininterval=1.0)
+    bar = progress(range(settings.steps), desc="warm start")
     for step in bar:
         only_careful = step < settings.careful_share * settings.steps
         shares: dict[behaviours.Behaviour, float] = behaviours.SHARES
