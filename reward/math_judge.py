@@ -3,10 +3,8 @@
 math-verify's own time limit is a signal, which only works in a main thread and does not interrupt every computation.
 """
 
-import ctypes
 import functools
 import logging
-import signal
 
 
 class UnreadableGold(ValueError):
@@ -14,9 +12,7 @@ class UnreadableGold(ValueError):
 
 
 def start_worker() -> None:
-    """Called once in each worker: it is to die with its parent, and to load what it needs before the clock runs."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Called before there are workers: load what they need, so that no answer's clock runs meanwhile."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that the time limit is ours
     equal("1", "1/1")
 
