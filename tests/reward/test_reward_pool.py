@@ -62,8 +62,7 @@ def test_one_busy_and_one_idle_worker_killed(pool):
 def test_the_process_that_forks_the_workers_is_replaced_too(pool):
     async def go():
         await pids(pool)
-        [template] = psutil.Process().children()
-        kill(template.pid)
+        kill(pool._template.process.pid)
         return await asyncio.gather(*(pool.run(abs, -n, limit_s=30) for n in range(20)))
 
     assert asyncio.run(go()) == list(range(20))
@@ -162,8 +161,10 @@ def test_libraries_that_do_not_load_are_a_failure_that_says_so():
 
 def test_a_closed_pool_answers_that_it_is(pool):
     assert asyncio.run(pool.run(abs, -1, limit_s=30)) == 1
-    workers = psutil.Process().children(recursive=True)
+    template = psutil.Process(pool._template.process.pid)
+    workers = [template, *template.children()]
     pool.close()
+    assert len(workers) == 2
     assert not psutil.wait_procs(workers, timeout=10)[1]
     with pytest.raises(WorkerDied, match="closed"):
         asyncio.run(pool.run(abs, -1, limit_s=30))
