@@ -73,7 +73,7 @@ _EXPLOSIVE = re.compile(
     r"!\s*!"  # factorials of factorials
     r"|\d{5,}\s*!"
     r"|\^[^!]{0,40}[)}]\s*!"
-    r"|(?:\^|\*\*)\s*\{?\(?\s*-?\d{6,}"  # a million digits and more
+    r"|(?:\^|[\w)}] ?\*\*)\s*\{?\(?\s*-?\d{6,}"  # a million digits and more
     r"|\d[eE]\+?\d{5,}"
     r"|(?:(?:\^|\*\*)[\s{(\-]*(?:\d+|[a-z]|\\pi|\\frac\{?\d+\}?\{?\d+\}?)[\s)}]*){3}"  # three storeys
 )

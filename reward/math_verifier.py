@@ -7,6 +7,7 @@ from typing import Any
 from reward.answer_region import final_answer
 from reward.math_judge import UnreadableGold, equal, start_worker
 from reward.math_text import explosive, integer_of, normalise
+from reward.options import count, flag, positive
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
 from reward.verdict import RIGHT, WRONG, Verdict, failure
 
@@ -29,9 +30,8 @@ class MathVerifier:
     """
 
     def __init__(self, time_limit_s: float = 5.0, workers: int = 2, text: bool = False):
-        if time_limit_s <= 0 or workers < 1:
-            raise ValueError(f"math verifier: time_limit_s={time_limit_s}, workers={workers}; want both positive")
-        self.time_limit_s, self.workers, self.text = time_limit_s, workers, text
+        self.time_limit_s, self.workers = positive("time_limit_s", time_limit_s), count("workers", workers)
+        self.text = flag("text", text)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge; several ground truths (a list) are alternatives. Raises ValueError for one that cannot be read."""
