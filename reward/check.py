@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
             given = json.loads(args.routes)
         except ValueError as error:
             raise ValueError(f"--routes {args.routes}: this is no JSON ({error})") from error
-        counts, routes = sources_of(args.files), check_sources(args.files, given)
+        routes, counts = check_sources(args.files, given), sources_of(args.files)
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

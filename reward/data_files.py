@@ -56,10 +56,10 @@ def truths_missing(file: str | Path, sources: Collection[str]) -> str:
     with _reading(file):
         read = pq.ParquetFile(file)
         paths = [read.schema.column(i).path for i in range(len(read.schema))]
-        places = [i for i, path in enumerate(paths) if path == TRUTH]
+        places = [i for i, path in enumerate(paths) if path == TRUTH or path.startswith(f"{TRUTH}.")]
         if not places:
             return ""
-        groups = [read.metadata.row_group(i).column(places[0]).statistics for i in range(read.num_row_groups)]
+        groups = [read.metadata.row_group(i).column(j).statistics for i in range(read.num_row_groups) for j in places]
         if all(told is not None and told.has_null_count and told.null_count == 0 for told in groups):
             return ""  # told by the file itself, without reading test cases of gigabytes
         first, missing = None, 0

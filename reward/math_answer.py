@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from reward.math_units import FUNCTIONS, HEDGES, Unit, unit_of
 
+MAX_DEPTH = 16  # of brackets; math-verify's parser takes twice as long for each further pair or two
 MAX_VALUES = 12  # of a list that is compared one by one
 WORD = "\ue000"  # stands before each word that was text in the source
 
@@ -113,7 +114,7 @@ def _depths(text: str) -> list[int]:
         elif char in ")]}" or text.startswith(r"\end", place):
             depth -= 1
             depths[place] = depth
-        if depth < 0:
+        if depth < 0 or depth > MAX_DEPTH:
             raise NoReading("brackets")
     if depth:
         raise NoReading("brackets")

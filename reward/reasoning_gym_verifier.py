@@ -11,7 +11,7 @@ from typing import Any
 from reasoning_gym.factory import get_score_answer_fn
 
 from reward.options import count, positive
-from reward.process_pool import LimitedPool, TaskFailed, TimeLimitExceeded, WorkerDied
+from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
 from reward.verdict import RIGHT, WRONG, Verdict, failure, kept_of, plain
 
 CLOSE = "</think>"
@@ -65,13 +65,16 @@ def is_right(task: str, answer: str, entry: dict[str, Any]) -> bool:
     """Whether the library's value is full.
 
     Raises:
-        Exception: whatever the library raises on the entry's own answer too; on another answer alone it makes it wrong.
+        ValueError: the library trips over the entry's own answer too. Over another answer alone: that one is wrong.
     """
     score = verifier_of(task)
     try:
         return bool(score(answer, entry) >= 1.0)
-    except Exception:
-        score(entry["answer"], entry)
+    except Exception:  # the library's verifiers take answers in many forms, and check few
+        try:
+            score(entry["answer"], entry)
+        except Exception as error:
+            raise ValueError(f"reasoning-gym cannot score this entry of {task}: {error!r:.200}") from error
         return False
 
 
@@ -99,7 +102,9 @@ class ReasoningGymVerifier:
         self.time_limit_s, self.workers = positive("time_limit_s", time_limit_s), count("workers", workers)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
-        """Judge. `extra_info` may hold the task's ``entry`` (the library's dict), which some verifiers need."""
+        """Judge. `extra_info` may hold the task's ``entry`` (the library's dict), which some verifiers need.
+
+        Raises ValueError for an entry that the library cannot score."""
         task = str(extra_info["data_source"]).rpartition("/")[2]
         answer = answer_of(response)
         if answer is None or len(answer) > MAX_ANSWER:
@@ -107,6 +112,6 @@ class ReasoningGymVerifier:
         entry = plain(kept_of(extra_info, "entry")) or {"answer": str(ground_truth)}
         try:
             right = await _pool(self.workers).run(is_right, task, answer, entry, limit_s=self.time_limit_s)
-        except (TimeLimitExceeded, WorkerDied, TaskFailed) as error:
+        except (TimeLimitExceeded, WorkerDied) as error:
             return failure(f"reasoning-gym: {error}")
         return RIGHT if right else WRONG

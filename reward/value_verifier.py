@@ -80,7 +80,7 @@ class ValueVerifier:
             raise ValueError("empty ground truth")
         try:
             return RIGHT if equal(canonical(read(given_text(response)), self.case), gold) else WRONG
-        except RecursionError:
+        except (RecursionError, ValueError):  # ValueError: a whole number as a key, too long to be written out
             return WRONG
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import reasoning_gym
 
-from reward.reasoning_gym_verifier import ReasoningGymVerifier, answer_of, compute_score, is_right
+from reward.reasoning_gym_verifier import ReasoningGymVerifier, answer_of, compute_score, verifier_of
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "products"])
@@ -63,12 +63,15 @@ def test_tasks_that_evaluate_an_answer_do_it_under_a_limit():
     assert judge("countdown", "9**9**9**9", entry).acc == 0.0
 
 
-def test_an_answer_on_which_the_library_trips_is_wrong_and_an_entry_is_a_failure():
-    entry = reasoning_gym.create_dataset("countdown", seed=3, size=1)[0]
-    assert is_right("countdown", entry["answer"], entry)
-    assert not is_right("countdown", None, entry)
-    verdict = judge("countdown", entry["answer"], {"answer": "1"})
-    assert verdict.failed and "reasoning-gym" in verdict.reason
+def test_an_answer_over_which_the_library_trips_is_wrong_and_an_entry_is_an_error():
+    entry = reasoning_gym.create_dataset("game_of_life", seed=3, size=1)[0]
+    assert judge("game_of_life", entry["answer"], entry).acc == 1.0
+    with pytest.raises(KeyError):
+        verifier_of("game_of_life")("{}", entry)
+    verdict = judge("game_of_life", "{}", entry)
+    assert (verdict.acc, verdict.failed) == (0.0, False)
+    with pytest.raises(ValueError, match="cannot score this entry of game_of_life"):
+        judge("game_of_life", "[[1]]", {"answer": "1"})
 
 
 def test_an_unknown_task_is_an_error():
