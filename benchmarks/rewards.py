@@ -3,8 +3,8 @@
     python benchmarks/rewards.py [--data FILE.jsonl...] [--workers 2]
 
 Answers come from JSONL files with a column ``answer`` (GSM8K's and AIME's have one), or are made up. Each is judged
-three times: as it is (right), written otherwise (right, by mathematics alone) and one off (wrong). With files, the
-shares that come out right are checked too.
+as it is (right), written otherwise (right, by mathematics alone), in one of the forms that models use (right: units,
+dollars, separators, sentences) and one off (wrong); answers that do not come out so are printed.
 """
 
 import argparse
@@ -64,6 +64,19 @@ def plain(answer: str) -> str:
     return text if re.fullmatch(r"[\d.]+", text) else f"({text})"
 
 
+FORMS = (
+    "\\${}", "{} \\text{{ dollars}}", "{} apples", "x = {}", "\\text{{Total}} = {}", "{}\\%", "{}^\\circ", "The answer is {}.",
+    "\\({}\\)", "**{}**", "{} \\text{{ cm}}^2", "{} km/h", "AB = BC = {}",
+)  # fmt: skip
+
+
+def dressed(answer: str, place: int) -> str:
+    """The answer as models write it, each in one of the forms; whole numbers with separators and decimals too."""
+    if re.fullmatch(r"\d+", answer) and place % 3 == 0:
+        answer = f"{int(answer):,}" if place % 2 else f"{answer}.00"
+    return FORMS[place % len(FORMS)].format(answer)
+
+
 def one_off(answer: str) -> str:
     """The answer with its last number moved by one."""
     places = list(re.finditer(r"\d+(?:,\d{3})*", answer))
@@ -111,6 +124,10 @@ async def run(args) -> None:
         forms = {
             "as it is": ([(text, gold) for text, gold in pairs], True),
             "times one": ([(f"\\boxed{{{gold}}}", f"1 \\cdot {plain(gold)}") for _, gold in pairs], True),
+            "as models write": (
+                [(f"\\boxed{{{dressed(gold, place)}}}", gold) for place, (_, gold) in enumerate(pairs)],
+                True,
+            ),
             "one off": ([(f"\\boxed{{{one_off(gold)}}}", gold) for _, gold in pairs], False),
         }
         for form, (responses, right) in forms.items():

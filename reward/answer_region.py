@@ -12,6 +12,11 @@ _LABEL = re.compile(
     r"\banswer[ \t]{0,8}(?:\*\*)?[ \t]{0,8}:[ \t]{0,8}(?:\*\*)?[ \t]{0,8}\n?[ \t]{0,8}(\S[^\n]*)", re.IGNORECASE
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*(\{)?")
+MAX_JOINT = 40
+_JOINED = re.compile(
+    r"[\s$.]{0,9}(?:,|;|or|and|/|\\(?:text|mbox)\{\s{0,3},?(?:or|and)\s{0,3}\}|\\lor)[\s$,]{0,9}(?:or|and)?[\s$]{0,9}"
+    r"(?:[A-Za-z]\s?=)?[\s$]{0,9}"
+)
 
 
 def final_part(response: str) -> str:
@@ -43,7 +48,10 @@ def _closings(text: str) -> dict[int, int]:
 
 
 def last_boxed(text: str) -> tuple[int, str | None] | None:
-    """Start and content of the last ``\\boxed{...}``; content None where it is never closed; None without a box."""
+    """Start and content of the last ``\\boxed{...}``; content None where it is never closed; None without a box.
+
+    Boxes with no more than "or", "and" or a comma between them are one answer of several values.
+    """
     matches = list(_BOX.finditer(text))
     if not matches:
         return None
@@ -56,7 +64,18 @@ def last_boxed(text: str) -> tuple[int, str | None] | None:
             break
     if last[1]:
         end = closings.get(last.start(1))
-        return last.start(), None if end is None else text[last.end() : end].strip()
+        if end is None:
+            return last.start(), None
+        contents, first = [text[last.end() : end].strip()], last
+        for match in reversed(matches[: matches.index(last)]):
+            closed = closings.get(match.start(1)) if match[1] else None
+            if closed is None or not 0 < first.start() - closed <= MAX_JOINT:
+                break
+            if not _JOINED.fullmatch(text, closed + 1, first.start()):
+                break
+            contents.append(text[match.end() : closed].strip())
+            first = match
+        return last.start(), ", ".join(reversed(contents))
     word = re.match(r"\S+", text[last.end() :])
     return last.start(), word[0].strip("$.") if word else None
 

@@ -4,17 +4,22 @@ import argparse
 import json
 import sys
 
-from reward.router import check_sources, sources_of
+from reward.data_files import sources_of
+from reward.router import check_sources
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--routes", type=json.loads, default={}, help='JSON: {"pattern": "verifier", ...}')
+    parser.add_argument("--routes", default="{}", help='JSON: {"pattern": "verifier", ...}')
     args = parser.parse_args(argv)
     try:
-        counts, routes = sources_of(args.files), check_sources(args.files, args.routes)
-    except (OSError, ValueError) as error:
+        try:
+            given = json.loads(args.routes)
+        except ValueError as error:
+            raise ValueError(f"--routes {args.routes}: this is no JSON ({error})") from error
+        routes, counts = check_sources(args.files, given), sources_of(args.files)
+    except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for source, verifier in routes.items():

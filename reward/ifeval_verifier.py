@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from reward.answer_region import final_part
+from reward.options import count, flag, positive
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
-from reward.verdict import Verdict, failure, kept_of
+from reward.verdict import Verdict, failure, kept_of, plain
 
 MAX_RESPONSE = 100_000  # characters; no instruction of IFEval asks for as much
 
@@ -80,11 +81,10 @@ class IfEvalVerifier:
     """
 
     def __init__(self, partial: bool = False, time_limit_s: float = 10.0, workers: int = 1):
-        if time_limit_s <= 0 or workers < 1:
-            raise ValueError(f"ifeval verifier: time_limit_s={time_limit_s}, workers={workers}; want both positive")
+        self.partial, self.time_limit_s = flag("partial", partial), positive("time_limit_s", time_limit_s)
+        self.workers = count("workers", workers)
         if missing := [name for name in ("lm_eval", "langdetect", "immutabledict", "nltk") if find_spec(name) is None]:
             raise ValueError(f"ifeval needs {', '.join(missing)}: pip install 'poise-verl[ifeval]'")
-        self.partial, self.time_limit_s, self.workers = partial, time_limit_s, workers
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge. Raises ValueError for a ground truth that cannot be read."""
@@ -104,8 +104,8 @@ def _read(ground_truth: Any) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         truth = json.loads(ground_truth) if isinstance(ground_truth, str) else ground_truth
         ids = [str(item) for item in truth["instruction_id_list"]]
-        arguments = [dict(item or {}) for item in truth["kwargs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        arguments = [plain(dict(item or {})) for item in truth["kwargs"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"ifeval ground truth {str(ground_truth)[:200]!r}: want a mapping with instruction_id_list and kwargs"
         ) from error

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward.answer_region import answer_region
+from reward.options import flag
 from reward.verdict import RIGHT, WRONG, Verdict
 
 _CALL = re.compile(r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>", re.DOTALL)
@@ -17,20 +18,35 @@ def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
 def loads(text: str) -> Any:
-    """Strict JSON. Raises ValueError for anything else, nesting beyond the parser's depth included."""
+    """Strict JSON. Raises ValueError for anything else: nesting beyond the parser's depth, numbers beyond floats."""
     try:
-        return json.loads(text, parse_constant=_constant)
+        return json.loads(text, parse_constant=_constant, parse_float=_float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Equality of JSON values: 1 equals 1.0, but True does not equal 1; objects without regard to order."""
+    """Equality of JSON values: 1 equals 1.0, but True does not equal 1; objects without regard to order.
+
+    Whole numbers are equal to the digit, others to nine. Raises RecursionError for values nested very deeply.
+    """
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return a == b or math.isclose(a, b, rel_tol=1e-9)
+        if a == b or isinstance(a, int) and isinstance(b, int):
+            return a == b
+        try:
+            return math.isclose(a, b, rel_tol=1e-9)
+        except OverflowError:  # a whole number beyond all floats
+            return False
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -60,7 +76,7 @@ class JsonVerifier:
     """
 
     def __init__(self, ordered: bool = False):
-        self.ordered = ordered
+        self.ordered = flag("ordered", ordered)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge. Raises ValueError for a ground truth that is no JSON."""

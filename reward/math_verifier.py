@@ -1,38 +1,22 @@
 """Mathematical answers, judged for equality by math-verify in worker processes."""
 
-import re
-import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from reward.answer_region import final_answer
 from reward.math_judge import UnreadableGold, equal, start_worker
+from reward.math_text import explosive, integer_of, normalise
+from reward.options import count, flag, positive
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
 from reward.verdict import RIGHT, WRONG, Verdict, failure
 
 MAX_ANSWER = 2_000  # characters; nothing longer is an answer
-# font commands around the whole answer, and parentheses around one number
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathbf|mathrm|bf|rm)\{([^{}]+)\}|\(([+-]?[\d.]+)\)")
 
 
 @cache
 def _pool(workers: int) -> LimitedPool:
     return LimitedPool(workers, start_worker)
-
-
-def normalise(answer: str) -> str:
-    """One way to write characters: digits of other scripts, full-width forms, kinds of minus and space."""
-    text = unicodedata.normalize("NFKC", answer)
-    text = "".join(
-        str(unicodedata.decimal(char)) if not char.isascii() and unicodedata.decimal(char, None) is not None else char
-        for char in text
-    )
-    text = text.translate({0x2212: "-", 0x2013: "-", 0x00D7: r"\times "})
-    text = " ".join(text.split()).strip(" .$")
-    while match := _WRAPPER.fullmatch(text):
-        text = (match[1] or match[2]).strip()
-    return text
 
 
 class MathVerifier:
@@ -46,9 +30,8 @@ class MathVerifier:
     """
 
     def __init__(self, time_limit_s: float = 5.0, workers: int = 2, text: bool = False):
-        if time_limit_s <= 0 or workers < 1:
-            raise ValueError(f"math verifier: time_limit_s={time_limit_s}, workers={workers}; want both positive")
-        self.time_limit_s, self.workers, self.text = time_limit_s, workers, text
+        self.time_limit_s, self.workers = positive("time_limit_s", time_limit_s), count("workers", workers)
+        self.text = flag("text", text)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge; several ground truths (a list) are alternatives. Raises ValueError for one that cannot be read."""
@@ -63,6 +46,11 @@ class MathVerifier:
             return WRONG
         if answer in golds or (self.text and answer.casefold() in map(str.casefold, golds)):
             return RIGHT
+        number = integer_of(answer)
+        if number is not None and None not in (integers := [integer_of(gold) for gold in golds]):
+            return RIGHT if number in integers else WRONG
+        if explosive(answer) and not any(map(explosive, golds)):
+            return WRONG
         try:
             for gold in golds:
                 if await _pool(self.workers).run(equal, answer, gold, limit_s=self.time_limit_s):

@@ -12,6 +12,7 @@ from typing import Any
 from reward.answer_region import TAG, answer_region, final_answer
 from reward.json_verifier import equal, loads
 from reward.math_verifier import MathVerifier
+from reward.options import flag
 from reward.verdict import RIGHT, WRONG, Verdict
 
 _FENCE = re.compile(r"```(?:json|python)?[ \t]{0,8}\n(.*?)```", re.DOTALL)
@@ -28,7 +29,7 @@ def read(text: str) -> Any:
             continue
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: a list as a key
         bare = _BARE_LIST.fullmatch(text)
         return [word.strip(" \n\t'\"") for word in bare[1].split(",")] if bare else text
 
@@ -70,7 +71,7 @@ class ValueVerifier:
     """
 
     def __init__(self, case: bool = False):
-        self.case = case
+        self.case = flag("case", case)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge. Raises ValueError for an empty ground truth."""
@@ -79,19 +80,18 @@ class ValueVerifier:
             raise ValueError("empty ground truth")
         try:
             return RIGHT if equal(canonical(read(given_text(response)), self.case), gold) else WRONG
-        except RecursionError:
+        except (RecursionError, ValueError):  # ValueError: a whole number as a key, too long to be written out
             return WRONG
 
 
 class PartsVerifier:
     """Mathematical or textual answers with bars between them (``12|Peru``), in any order.
 
-    Args:
-        options: of `MathVerifier`, which judges each part.
+    The options are those of `MathVerifier`, which judges each part.
     """
 
-    def __init__(self, **options: Any):
-        self.math = MathVerifier(**{"text": True, **options})
+    def __init__(self, time_limit_s: float = 5.0, workers: int = 2, text: bool = True):
+        self.math = MathVerifier(time_limit_s, workers, text)
 
     async def verify(self, response: str, ground_truth: Any, extra_info: Mapping[str, Any]) -> Verdict:
         """Judge. Raises ValueError for an empty part of the ground truth."""

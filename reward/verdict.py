@@ -46,6 +46,15 @@ def kept_of(extra_info: Mapping[str, Any], name: str) -> Any:
     return {**(inner if isinstance(inner, dict) else {}), **kept}.get(name)
 
 
+def plain(value: Any) -> Any:
+    """A row's value as JSON has it: parquet readers give arrays for lists, and their own kinds of numbers."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class Verifier(Protocol):
     """Judges responses of some data sources. Called from several threads' event loops; must not block them."""
 

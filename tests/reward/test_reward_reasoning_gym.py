@@ -1,11 +1,12 @@
 """The verifier: reasoning-gym's own score of what stands after the last ``</think>``."""
 
+import asyncio
 import time
 
 import pytest
 import reasoning_gym
 
-from reward.reasoning_gym_verifier import answer_of, compute_score
+from reward.reasoning_gym_verifier import ReasoningGymVerifier, answer_of, compute_score, verifier_of
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "products"])
@@ -38,8 +39,39 @@ def test_an_answer_that_only_contains_the_right_one_scores_zero(answer):
     assert compute_score("chain_sum", f"<think></think> {answer}", "2")["score"] == 0.0
 
 
-def test_verls_extra_arguments_are_accepted():
-    assert compute_score("products", "</think> 6", "6", {"index": 0}, unknown=1)["acc"] == 1.0
+def test_verls_extra_arguments_are_accepted_and_no_others():
+    extra = {"reward_router_address": "host:1", "reward_model_tokenizer": object()}
+    assert compute_score("products", "</think> 6", "6", {"index": 0}, **extra)["acc"] == 1.0
+    with pytest.raises(TypeError, match="bonuss"):
+        compute_score("products", "</think> 6", "6", bonuss=0.1)
+
+
+def test_a_missing_truth_is_an_error():
+    with pytest.raises(ValueError, match="products has no ground truth"):
+        compute_score("products", "</think> None", None)
+
+
+def judge(task, answer, entry):
+    told = {"data_source": f"reasoning_gym/{task}", "entry": entry}
+    return asyncio.run(ReasoningGymVerifier(time_limit_s=2).verify(f"</think> {answer}", None, told))
+
+
+def test_tasks_that_evaluate_an_answer_do_it_under_a_limit():
+    entry = reasoning_gym.create_dataset("countdown", seed=3, size=1)[0]
+    assert judge("countdown", entry["answer"], entry).acc == 1.0
+    assert not judge("countdown", "1 +", entry).failed
+    assert judge("countdown", "9**9**9**9", entry).acc == 0.0
+
+
+def test_an_answer_over_which_the_library_trips_is_wrong_and_an_entry_is_an_error():
+    entry = reasoning_gym.create_dataset("game_of_life", seed=3, size=1)[0]
+    assert judge("game_of_life", entry["answer"], entry).acc == 1.0
+    with pytest.raises(KeyError):
+        verifier_of("game_of_life")("{}", entry)
+    verdict = judge("game_of_life", "{}", entry)
+    assert (verdict.acc, verdict.failed) == (0.0, False)
+    with pytest.raises(ValueError, match="cannot score this entry of game_of_life"):
+        judge("game_of_life", "[[1]]", {"answer": "1"})
 
 
 def test_an_unknown_task_is_an_error():
