@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from reward.code.cases import program_of, read_cases, same_output
-from reward.code.local_sandbox import Limits, LocalSandbox, SandboxUnavailable
+from reward.code.local_sandbox import Limits, LocalSandbox, Run, SandboxUnavailable
 from reward.code.verifier import CodeVerifier
 
-LIMITS = {"time_s": 2, "wall_s": 12, "memory_mb": 300, "file_mb": 4, "disk_mb": 16, "output_kb": 64, "processes": 16}
+LIMITS = {"time_s": 2, "memory_mb": 300, "file_mb": 4, "disk_mb": 16, "output_kb": 64, "processes": 16}
 
 MANY_CHILDREN = """
 import os, time
@@ -74,7 +74,7 @@ def verifier(sandbox):
 
 def run(sandbox, source, stdin=""):
     start = time.monotonic()
-    [report] = asyncio.run(sandbox.run([(source, stdin)], False))
+    [report] = asyncio.run(sandbox.run([Run(source, stdin)], False))
     assert time.monotonic() - start < 8
     return report
 
@@ -166,7 +166,7 @@ try:
 except OSError as error:
     print(error.errno)
 """
-    assert run(sandbox, source).stdout.split() == ["-1", "-1", "0" * 16, "13"]
+    assert run(sandbox, source).stdout.split() == ["-1", "-1", "0" * 16, "2"]  # process 1 is not even seen
 
 
 def test_no_memory_outside_the_limits(sandbox):
@@ -181,16 +181,16 @@ def test_processes_and_threads_still_work(sandbox):
 
 
 def test_what_a_case_leaves_is_gone_in_the_next(sandbox):
-    reports = asyncio.run(sandbox.run([(LEAVES_THINGS, ""), (LOOKS_AROUND, "")], False))
-    assert reports[1].stdout == "['main.py'] False 2\n"
+    reports = asyncio.run(sandbox.run([Run(LEAVES_THINGS), Run(LOOKS_AROUND)], False))
+    assert reports[1].stdout == "['main.py'] False 1\n"
 
 
 def test_the_sandbox_dies_with_its_parent(sandbox):
     """kill -9 of the process that runs it: nothing is left after the wall limit."""
     code = (
         "import asyncio\nfrom reward.code.local_sandbox import *\n"
-        "s = LocalSandbox(Limits(time_s=2, wall_s=3))\nprint('ready', flush=True)\n"
-        "asyncio.run(s.run([('while True: pass  # orphan', '')] * 9, False))"
+        "s = LocalSandbox(Limits(time_s=2))\nprint('ready', flush=True)\n"
+        "asyncio.run(s.run([Run('while True: pass  # orphan')] * 9, False))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
