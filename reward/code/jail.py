@@ -240,27 +240,27 @@ def run_case(run: dict, task: dict, own_processes: int, meter: Meter) -> dict:
     finally:
         for number in opened:
             os.close(number)
-    return {
-        "status": status,
-        "stdout": stdout[: limits["output_kb"] * 1024].decode("utf-8", "replace"),
-        "stderr": stderr,
-    }
+    text = stdout[: limits["output_kb"] * 1024].decode("utf-8", "replace")
+    return {"status": status, "stdout": text, "stderr": stderr}
 
 
 def watch(program: Room, tests: Room | None, end: float, limits: dict, meter: Meter) -> str | None:
     """Wait for the tests' end, or the program's where there are none. "time" or "memory" where a limit came first."""
     ended = select.poll()
     ended.register((tests or program).handle, select.POLLIN)
-    known = {os.getpid(), program.pid} | ({tests.pid} if tests else set())
+    ended.register(sys.stdout, 0)  # an error there says that nobody waits for the reports any more
+    others = {os.getpid(), program.pid} | ({tests.pid} if tests else set())
     pause = 0.005
     while True:
         left = end - time.monotonic()
-        if ended.poll(1000 * max(0.0, min(pause, left))):
+        for number, _ in ended.poll(1000 * max(0.0, min(pause, left))):
+            if number == sys.stdout.fileno():
+                raise BrokenPipeError("the caller is gone")
             return None
         if left <= 0:
             return "time"
         pause = min(0.05, pause * 1.5)
-        if meter.over(limits["memory_mb"], known):
+        if meter.over(limits["memory_mb"], others):
             return "memory"
 
 

@@ -9,8 +9,8 @@ are asked of it, but it equals no plain value, and computes and compares only wi
 import ast
 import builtins
 import importlib
-import sys
 import symtable
+import sys
 import traceback
 from collections.abc import Callable
 from types import FunctionType, ModuleType
@@ -34,11 +34,11 @@ class Unusable(Exception):
 class Remote:
     """Stands for an object of the program; two that stand for the same object are one."""
 
-    __slots__ = ("_judge_", "_key_", "_kind_")
+    __slots__ = ("_judge_", "_key_")
 
-    def __init__(self, judge: "Judge", key: int, kind: str):
-        for name, value in (("_judge_", judge), ("_key_", key), ("_kind_", kind)):
-            object.__setattr__(self, name, value)
+    def __init__(self, judge: "Judge", key: int):
+        object.__setattr__(self, "_judge_", judge)
+        object.__setattr__(self, "_key_", key)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__name__", "__doc__"):
@@ -123,20 +123,8 @@ for _name, _kind in {
 for _name in ("lt", "le", "gt", "ge"):
     setattr(Remote, f"__{_name}__", _between(_name, False))
 for _name in (
-    "add",
-    "sub",
-    "mul",
-    "matmul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "lshift",
-    "rshift",
-    "and_",
-    "or_",
-    "xor",
-):
+    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and_", "or_", "xor",
+):  # fmt: skip
     setattr(Remote, f"__{_name.strip('_')}__", _between(_name, False))
     setattr(Remote, f"__r{_name.strip('_')}__", _between(_name, True))
 
@@ -163,7 +151,7 @@ class Judge:
         value = self.value_of(answer)
         if value is None and "arguments" in answer:
             new_args, new_kwargs = self.decode(answer["arguments"])
-            for old, new in [*zip(args, new_args), *((kwargs[name], new_kwargs.get(name)) for name in kwargs)]:
+            for old, new in zip((*args, *kwargs.values()), (*new_args, *new_kwargs.values()), strict=False):
                 change(old, new)
         return value
 
@@ -238,9 +226,9 @@ class Judge:
         if flavour == "exception":
             return self.exception_class(name, contents[3], key)
         if flavour == "awaitable":
-            return self.awaited(Remote(self, key, name))
+            return self.awaited(Remote(self, key))
         if key not in self.remotes:
-            self.remotes[key] = (RemoteCallable if flavour == "callable" else Remote)(self, key, name)
+            self.remotes[key] = (RemoteCallable if flavour == "callable" else Remote)(self, key)
         return self.remotes[key]
 
     async def awaited(self, coroutine: Remote) -> Any:

@@ -179,9 +179,7 @@ def remedy(said: str) -> str:
     """What to do about it."""
     if any(word in said for word in ("unshare", "mount", "setns", "not permitted", "permission denied")):
         return REMEDY
-    return (
-        "That is no refusal of namespaces: see that the interpreter starts, and that the machine has memory and room."
-    )
+    return "Namespaces are not refused: see that the interpreter starts, and that the machine has memory and room."
 
 
 def homes() -> set[str]:

@@ -1,7 +1,7 @@
 """A judged program's own process: runs the program, then answers the tests' questions about what it defined.
 
-Run in the sandbox, compiled, as ``python -I -B /harness/player.pyc`` with the line to the tests as file descriptors 3 and 4. The
-program can do with this process what it likes: what it says are its answers, and the judge is elsewhere.
+Run in the sandbox, compiled, as ``python -I -B /harness/player.pyc`` with the line to the tests as file descriptors 3
+and 4. The program can do with this process what it likes: what it says are its answers, and the judge is elsewhere.
 """
 
 import builtins

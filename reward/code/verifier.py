@@ -21,7 +21,8 @@ class CodeVerifier:
         limits: see `Limits`, by name.
 
     Raises:
-        ValueError: an option has another type or value. SandboxUnavailable: no server is given and this machine cannot isolate a program.
+        ValueError: an option has another type or value.
+        SandboxUnavailable: no server is given and this machine cannot isolate a program.
     """
 
     def __init__(

@@ -3,8 +3,8 @@
 Neither side ever sees an object of the other, and nothing is pickled. Values of built-in types arrive as copies.
 Anything else stays where it is and arrives as a handle: a number that stands for it, for the owner to look up.
 
-A value is ``[root, nodes]``. Text, numbers, true, false and null stand for themselves; ``{"r": 3}`` is nodes[3], a list of
-a tag and its contents. So depth, sharing and cycles cost no recursion. Tags: l list, t tuple, s set, f frozenset,
+A value is ``[root, nodes]``. Text, numbers, true, false and null stand for themselves; ``{"r": 3}`` is nodes[3], a
+list of a tag and its contents. So depth, sharing and cycles cost no recursion. Tags: l list, t tuple, s set, f frozenset,
 d dict, p a subclass's plain value, x another value type, o an instance of a class that both sides know by name, g a
 builtin by name, h a handle of the sender's, H one of the receiver's.
 """
@@ -20,8 +20,8 @@ SCALARS = frozenset((str, int, float, bool, type(None)))
 CONTAINERS = ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "f"))
 # Those that compute from what they are given, and do nothing else: called by a test, they end, read and write nothing.
 BUILTINS = (
-    "int", "float", "complex", "bool", "str", "bytes", "bytearray", "list", "tuple", "set", "frozenset", "dict", "range",
-    "abs", "all", "any", "chr", "len", "max", "min", "ord", "pow", "round", "sorted", "sum",
+    "int", "float", "complex", "bool", "str", "bytes", "bytearray", "list", "tuple", "set", "frozenset", "dict",
+    "range", "abs", "all", "any", "chr", "len", "max", "min", "ord", "pow", "round", "sorted", "sum",
 )  # fmt: skip
 
 
