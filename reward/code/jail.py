@@ -38,7 +38,7 @@ from world import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, build_room, build_wor
 PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
 F_ADD_SEALS, NO_MORE_CHANGES, MFD_NOEXEC_SEAL = 1033, 0xF, 8
 MEGABYTE = 1 << 20
-ENDED_BY = {signal.SIGXCPU: 101, signal.SIGXFSZ: 102}  # exit codes of a room, by what ended the program
+ENDED_BY = {int(signal.SIGXCPU): 101, int(signal.SIGXFSZ): 102}  # exit codes of a room, by what ended the program
 HARNESS = ("wire", "player")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/box", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 

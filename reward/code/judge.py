@@ -137,17 +137,17 @@ class Judge:
     """
 
     def __init__(self, reading: IO[bytes], writing: IO[bytes], space: dict[str, Any]):
-        self.peer = Peer(reading, writing, self.serve)
+        self.peer = Peer(reading, writing)
         self.space = space
         self.coder = Coder((Remote, RemoteCallable), self.give, self.take)
         self.remotes: dict[int, Any] = {}
         self.functions: list[Any] = []
 
     def ask(self, question: str, *what: Any) -> Any:
-        return self.value_of(self.peer.ask({"do": question, "what": self.coder.encode(what)}))
+        return self.value_of(self.peer.ask({"do": question, "what": self.coder.encode(what)}, self.serve))
 
     def call(self, function: Any, args: tuple, kwargs: dict) -> Any:
-        answer = self.peer.ask({"do": "call", "what": self.coder.encode((function, args, kwargs))})
+        answer = self.peer.ask({"do": "call", "what": self.coder.encode((function, args, kwargs))}, self.serve)
         value = self.value_of(answer)
         if value is None and "arguments" in answer:
             new_args, new_kwargs = self.decode(answer["arguments"])
@@ -212,7 +212,7 @@ class Judge:
             kind = self.by_value(contents[0])
             if kind is None:
                 raise TypeError(contents[0])
-            return kind.__new__(kind)
+            return object.__new__(kind)
         if tag == "attributes":
             made, items = contents
             for name, item in items:

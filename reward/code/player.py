@@ -25,7 +25,7 @@ class Callback:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         player = self._player
-        answer = player.peer.ask({"do": "call", "what": player.coder.encode((self._key, args, kwargs))})
+        answer = player.peer.ask({"do": "call", "what": player.coder.encode((self._key, args, kwargs))}, player.serve)
         if "error" in answer:
             kind = getattr(builtins, str(answer["error"][0]), Exception)
             raise kind(*player.coder.decode(answer["error"][1]))
@@ -35,13 +35,15 @@ class Callback:
 class Player:
     """The program's objects by their handles, and the questions.
 
-    Args:
+    Attributes:
         space: the program's names.
         classes: names of classes whose instances travel as copies, by their attributes.
     """
 
-    def __init__(self, peer: Peer, space: dict[str, Any], classes: list[str]):
-        self.peer, self.space, self.classes = peer, space, classes
+    def __init__(self, peer: Peer):
+        self.peer = peer
+        self.space: dict[str, Any] = {}
+        self.classes: list[str] = []
         self.objects: list[Any] = []
         self.keys: dict[int, int] = {}  # by id; `objects` keeps them alive
         self.coder = Coder((Callback,), self.give, self.take)
@@ -70,7 +72,7 @@ class Player:
             return self.objects[contents[0]]
         if tag == "o":
             kind = self.class_named(contents[0])
-            return kind.__new__(kind)
+            return object.__new__(kind)
         made, items = contents
         for name, item in items:
             object.__setattr__(made, name, get(item))
@@ -129,16 +131,15 @@ QUESTIONS: dict[str, Callable[..., Any]] = {
 
 def main() -> None:
     allow_long_numbers()
-    peer = Peer(os.fdopen(3, "rb"), os.fdopen(4, "wb"), lambda message: player.serve(message))
-    classes = peer.receive()["classes"]
+    player = Player(Peer(os.fdopen(3, "rb"), os.fdopen(4, "wb")))
     with open("/box/main.py", encoding="utf-8") as file:
         source = file.read()
     module = types.ModuleType("solution")
     sys.modules["solution"] = module
-    player = Player(peer, module.__dict__, classes)
+    player.space, player.classes = module.__dict__, player.peer.receive()["classes"]
     exec(compile(source, "solution.py", "exec"), module.__dict__)
     try:
-        peer.serve_all()
+        player.peer.serve_all(player.serve)
     except BrokenOff:  # judged
         pass
 

@@ -4,9 +4,10 @@ Neither side ever sees an object of the other, and nothing is pickled. Values of
 Anything else stays where it is and arrives as a handle: a number that stands for it, for the owner to look up.
 
 A value is ``[root, nodes]``. Text, numbers, true, false and null stand for themselves; ``{"r": 3}`` is nodes[3], a
-list of a tag and its contents. So depth, sharing and cycles cost no recursion. Tags: l list, t tuple, s set, f frozenset,
-d dict, p a subclass's plain value, x another value type, o an instance of a class that both sides know by name, g a
-builtin by name, h a handle of the sender's, H one of the receiver's.
+list of a tag and its contents. So depth, sharing and cycles cost no recursion. Tags:
+
+    l list, t tuple, s set, f frozenset, d dict     p plain value of a subclass     x another value type
+    o instance of a class that both know by name    g builtin by name               h, H the sender's, receiver's handle
 """
 
 import builtins
@@ -182,29 +183,29 @@ MAPPINGS, VALUES = _mappings(), _values()
 
 
 class Peer:
-    """One end of the line. Either side may ask; while one waits for its answer it serves the other's questions.
+    """One end of the line. Either side may ask; while one waits for its answer it serves the other's questions."""
 
-    Args:
-        serve: answers a question: (message) -> answer.
-    """
-
-    def __init__(self, reading: IO[bytes], writing: IO[bytes], serve: Callable[[dict], dict]):
-        self.reading, self.writing, self.serve = reading, writing, serve
+    def __init__(self, reading: IO[bytes], writing: IO[bytes]):
+        self.reading, self.writing = reading, writing
         self.broken = False
 
-    def ask(self, message: dict) -> dict:
-        """The answer. Raises BrokenOff, then and ever after, when there is none."""
+    def ask(self, message: dict, serve: Callable[[dict], dict]) -> dict:
+        """The answer. Raises BrokenOff, then and ever after, when there is none.
+
+        Args:
+            serve: answers a question of the other side's.
+        """
         self.send(message)
         while True:
             answer = self.receive()
             if "do" not in answer:
                 return answer
-            self.send(self.serve(answer))
+            self.send(serve(answer))
 
-    def serve_all(self) -> None:
-        """Until the other side ends."""
+    def serve_all(self, serve: Callable[[dict], dict]) -> None:
+        """Until the other side ends. Raises BrokenOff then."""
         while True:
-            self.send(self.serve(self.receive()))
+            self.send(serve(self.receive()))
 
     def send(self, message: dict) -> None:
         if self.broken:
