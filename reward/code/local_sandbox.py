@@ -204,9 +204,15 @@ def interpreter_files(python: str) -> list[str]:
     Raises:
         SandboxUnavailable: the interpreter does not say.
     """
-    asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if asked.returncode:
-        raise SandboxUnavailable(f"no sandbox for code rewards: {python} does not run: {asked.stderr.strip()[-300:]}")
+    try:
+        asked = subprocess.run(
+            [python, "-I", "-c", _ASK], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise SandboxUnavailable(
+            f"no sandbox for code rewards: {python} does not run: {said.strip()[-300:]}"
+        ) from error
     prefixes, libraries = json.loads(asked.stdout)
     people = homes()
     found = [python]

@@ -31,7 +31,9 @@ root = add
 LINE = "import os\ndef add(*args):\n    {}\nroot = add"
 
 FORGERIES = {
-    "the mark, read from the harness": "import __main__ as m, os; os.write(m._out, m._task['mark'].encode()); os._exit(0)",
+    "the mark, read from the harness": (
+        "import __main__ as m, os; os.write(m._out, m._task['mark'].encode()); os._exit(0)"
+    ),
     "the expected value, read from the harness": (
         "import __main__ as m\ndef add(*args): return eval(m._task['assert'].split('==')[1])\nroot = add"
     ),
@@ -41,12 +43,12 @@ FORGERIES = {
         "        frame = frame.f_back\nroot = add"
     ),
     "the expected value, searched for among all objects": (
-        "import gc\ndef add(a, b):\n    found = [o for o in gc.get_objects() if isinstance(o, dict) and 'assert' in o]\n"
+        "import gc\ndef add(a, b):\n    found = [x for x in gc.get_objects() if type(x) is dict and 'assert' in x]\n"
         "    return eval(found[0]['assert'].split('==')[1])\nroot = add"
     ),
     "the expected value, searched for in other processes": (
         "import os\ndef add(*args):\n    for pid in filter(str.isdigit, os.listdir('/proc')):\n"
-        "        if int(pid) != os.getpid() and b'assert' in open(f'/proc/{pid}/cmdline', 'rb').read(): return 3\nroot = add"
+        "        if int(pid) != os.getpid() and b'assert' in open(f'/proc/{pid}/mem', 'rb').read():\n            return 3\nroot = add"
     ),
     "an object that equals everything": LIAR.format(base="", start=""),
     "a number that equals everything": LIAR.format(base="(int)", start="7"),
@@ -56,7 +58,9 @@ FORGERIES = {
     "a class that equals everything": LIAR.format(base="", start="") + "add = root = Liar",
     "builtins of one's own": "import builtins\ndef add(*args): return 0\nroot = add\nbuiltins.abs = lambda x: 0",
     "abs of one's own": "def abs(x): return 0\ndef root(x): return 7.0\nadd = root",
-    "math of one's own": "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef root(x): return 7.0\nadd = root",
+    "math of one's own": (
+        "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef root(x): return 7.0\nadd = root"
+    ),
     "isclose of one's own": "import math\nmath.isclose = lambda *a, **k: True\ndef root(x): return 7.0\nadd = root",
     "early exit": "import os; os._exit(0)",
     "early exit in a call": "import os\ndef add(*args): os._exit(0)\nroot = add",
@@ -76,7 +80,8 @@ FORGERIES = {
     "a builtin that ends the judge": LINE.format("""os.write(4, b'{"value": [{"r": 0}, [["g", "exit"]]]}\\n')"""),
     "a question instead of an answer": LINE.format("""os.write(4, b'{"do": "getattr", "what": [1, []]}\\n')"""),
     "a function of the judge's that was never given": LINE.format(
-        """os.write(4, b'{"do": "call", "what": [{"r": 0}, [["t", [0, {"r": 1}, {"r": 2}]], ["t", []], ["d", "dict", []]]]}\\n')"""
+        """os.write(4, b'{"do": "call", "what": [{"r": 0}, [["t", [0, {"r": 1}, {"r": 2}]], """
+        """["t", []], ["d", "dict", []]]]}\\n')"""
     ),
     "an exception that is none": LINE.format(
         """os.write(4, b'{"error": [{"r": 0}, [["l", ["SystemExit", {"r": 1}, 0, {"r": 2}, {"r": 3}]], """
