@@ -177,7 +177,7 @@ class LocalSandbox:
 
 def remedy(said: str) -> str:
     """What to do about it."""
-    if any(word in said for word in ("unshare", "mount", "setns", "not permitted", "permission denied")):
+    if any(word in said.lower() for word in ("unshare", "mount", "setns", "not permitted", "permission denied")):
         return REMEDY
     return "Namespaces are not refused: see that the interpreter starts, and that the machine has memory and room."
 

@@ -34,7 +34,7 @@ class CodeVerifier:
         **limits: int,
     ):
         bounds = Limits(**limits)
-        if sandbox_url is not None and not isinstance(sandbox_url, str):
+        if sandbox_url is not None and not (isinstance(sandbox_url, str) and sandbox_url):
             raise ValueError(f"sandbox_url={sandbox_url!r}: want http://host:port, or null for the local sandbox")
         if type(partial) is not bool:
             raise ValueError(f"partial={partial!r}: want true or false")
@@ -43,7 +43,7 @@ class CodeVerifier:
         whole_number("parallel", parallel)
         self.partial, self.max_cases = partial, max_cases
         self.sandbox: LocalSandbox | SandboxFusion
-        if sandbox_url:
+        if sandbox_url is not None:
             self.sandbox = SandboxFusion(sandbox_url, bounds, parallel=parallel)
         else:
             self.sandbox = LocalSandbox(bounds, parallel)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - programs are written as they run
 """Programs that attack the sandbox or their own surroundings.
 
 Whatever they do is an outcome of theirs, never "no judgement", which would spare them the advantage of a wrong answer;

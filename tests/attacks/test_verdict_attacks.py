@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - programs are written as they run
 """Programs that forge the verdict of tests they do not pass. Each is wrong, and judged so: never "no judgement"."""
 
 import asyncio

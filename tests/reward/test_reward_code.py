@@ -260,6 +260,59 @@ def test_share_of_cases(sandbox):
     assert (verdict.score, verdict.acc) == (0.5, 0.0)
 
 
+SLOW = "import time\ntime.sleep(0.9)\nprint(input())"
+
+
+def test_cases_that_are_each_in_time_are_in_time_together():
+    """Whatever their number: there is no budget that one case could use up for another."""
+    verifier = CodeVerifier(time_s=2, memory_mb=300)
+    verdict = judged(verifier, SLOW, {"inputs": list("123456"), "outputs": list("123456")})
+    assert (verdict.score, verdict.failed) == (1.0, False)
+
+
+def test_a_program_that_uses_all_its_time_in_every_case_is_wrong(sandbox):
+    partial = CodeVerifier(partial=True, time_s=1, memory_mb=300)
+    verdict = judged(partial, "import time\ntime.sleep(60)", {"inputs": list("1234"), "outputs": list("1234")})
+    assert (verdict.score, verdict.failed) == (0.0, False)
+
+
+def test_all_cases_are_run_with_null(sandbox):
+    cases = {"inputs": ["1"] * 65 + ["2"], "outputs": ["1"] * 66}
+    program = "print(1 if input() == '1' else 2)"
+    assert judged(CodeVerifier(max_cases=2, **LIMITS), program, cases).score == 1.0
+    assert judged(CodeVerifier(max_cases=None, **LIMITS), program, cases).score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_cases": 0}, "max_cases=0"), ({"max_cases": -1}, "max_cases=-1"), ({"max_cases": True}, "max_cases=True"),
+        ({"max_cases": 2.0}, "max_cases=2.0"), ({"max_cases": "64"}, "max_cases='64'"), ({"parallel": 0}, "parallel=0"),
+        ({"parallel": None}, "parallel=None"), ({"partial": 1}, "partial=1"), ({"partial": "false"}, "partial='false'"),
+        ({"time_s": 0}, "time_s=0"), ({"time_s": 1.5}, "time_s=1.5"), ({"memory_mb": True}, "memory_mb=True"),
+        ({"output_kb": "9"}, "output_kb='9'"), ({"disk_mb": None}, "disk_mb=None"), ({"sandbox_url": 8080}, "sandbox_url"),
+        ({"sandbox_url": "localhost:80"}, "sandbox_url"), ({"sandbox_url": ""}, "sandbox_url"),
+    ],
+)  # fmt: skip
+def test_options_of_another_type_or_value_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        CodeVerifier(**options)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("unshare: unshare failed: Operation not permitted", "userns"),
+        ("mount proc on /proc: Permission denied", "userns"),
+        ("MemoryError", "memory and room"),
+    ],
+)
+def test_the_remedy_names_what_is_wrong(said, wanted):
+    from reward.code.local_sandbox import remedy
+
+    assert wanted in remedy(said)
+
+
 def test_no_program_is_wrong_and_bad_cases_are_said(verifier):
     assert asyncio.run(verifier.verify("no code at all", STDIO, {})).score == 0.0
     for bad in ({}, {"inputs": ["1"], "outputs": []}, "[]", 7):

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - programs are written as they run
 """Tests in the form of statements: what data sets write, judged without the program in the same process."""
 
 import asyncio
