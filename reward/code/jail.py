@@ -1,248 +1,289 @@
 """Process 1 of the sandbox: builds an empty world around itself, runs each test case in it, and reports as JSON.
 
-Run by `reward.code.local_sandbox` inside new user, mount, process, network and IPC namespaces, as
-``python -I jail.py``; standard library only. The world: a small tmpfs, the interpreter and the system's libraries
-read-only, no other file, no network, nothing of the caller's environment. Cases run without capabilities, under
-resource limits and a seccomp filter; what they leave behind is killed.
+Run by `reward.code.local_sandbox` inside new user, mount, process, network and IPC namespaces; standard library only.
+The world is in `reward.code.world`: the interpreter and the system's libraries read-only, no other file, no network,
+nothing of the caller's environment. Each case has a room in it, with processes and folders of its own: it cannot name
+this process, nor the file its output goes to, nor another case. It runs without capabilities, under resource limits
+and a seccomp filter (`reward.code.seccomp`), and all of it ends with it.
 
-Standard input: {"runs": [{"source", "stdin"}], "limits", "python", "prefixes", "uid", "stop_at_failure"}. Standard
-output: a list of {"status", "stdout", "stderr"}, status "ok", "error", "time", "memory" or "output".
+So whatever a program does to its surroundings is an outcome of the program. Only a fault of ours raises.
+
+Standard input: {"runs": [{"source", "stdin", "tests", "prefix"}], "limits", "python", "shown", "hidden", "uids",
+"stop_at_failure"}. Standard output: a list of {"status", "stdout", "stderr"}, status "ok", "error", "time", "memory",
+"output" or "unusable" (the tests cannot judge any program). Where "tests" is text, a second process runs it
+(`reward.code.judge`), in a room of its own, and the status is its verdict.
 """
 
 import ctypes
-import errno
+import fcntl
 import json
+import marshal
 import os
 import resource
-import shutil
+import select
 import signal
-import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import MAGIC_NUMBER
+from typing import NoReturn
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, MNT_DETACH = 4, 24, 38, 2
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
-# Numbers of system calls on (x86_64, aarch64).
-AUDIT_ARCH = (0xC000003E, 0xC00000B7)
-PIVOT_ROOT = (155, 41)  # the C library has no wrapper
-CLONE, CLONE3 = (56, 220), (435, 435)
-# Namespaces and mounts of one's own, memory that belongs to no process and so to no limit, other processes, and what
-# attacks on kernels begin with.
-FORBIDDEN = {
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
-    "chroot": (161, 51), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "mount_setattr": (442, 442), "memfd_create": (319, 279),
-    "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "ptrace": (101, 117),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "keyctl": (250, 219), "add_key": (248, 217),
-    "request_key": (249, 218), "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-}  # fmt: skip
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/etc/ld.so.cache", "/etc/alternatives")
+import judge
+from meter import Meter
+from seccomp import LIBC, forbid_calls
+from world import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, build_room, build_world, check, unshare
+
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 24, 38
+F_ADD_SEALS, NO_MORE_CHANGES, MFD_NOEXEC_SEAL = 1033, 0xF, 8
+MEGABYTE = 1 << 20
+ENDED_BY = {int(signal.SIGXCPU): 101, int(signal.SIGXFSZ): 102}  # exit codes of a room, by what ended the program
+HARNESS = ("wire", "player")
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/box", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
 
 
-def machine() -> int:
-    """Place in the pairs above."""
-    return ("x86_64", "aarch64").index(os.uname().machine)
-
-
-def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    result = LIBC.mount(source.encode(), target.encode(), kind and kind.encode(), flags, options.encode())
-    if result:
-        raise OSError(ctypes.get_errno(), f"mount {source} on {target}: {os.strerror(ctypes.get_errno())}")
-
-
-def bind_read_only(path: str, root: str) -> None:
-    """Show a file or folder of the machine at the same place, read-only; a link as a link."""
-    place = root + path
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    if os.path.islink(path):
-        os.symlink(os.readlink(path), place)
-        return
-    if os.path.isdir(path):
-        os.makedirs(place, exist_ok=True)
-    else:
-        open(place, "w").close()
-    mount(path, place, None, MS_BIND | MS_REC)
-    locked = os.statvfs(path).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)  # flags that must be kept
-    mount(path, place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | locked)
-
-
-def build_world(disk_mb: int, prefixes: list[str]) -> None:
-    """Change into a root of our own. The mount point may be any folder: it is covered, not written to."""
-    mount("none", "/", None, MS_REC | MS_PRIVATE)
-    places = [path for path in ("/mnt", "/media", "/srv", "/tmp") if os.path.isdir(path)]
-    root = next(place for place in places if not any(path.startswith(place + "/") for path in prefixes))
-    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_mb}m,mode=755,nr_inodes=4096")
-    shown = [path for path in SYSTEM if os.path.lexists(path)]
-    shown += [path for path in prefixes if not any(path == top or path.startswith(top + "/") for top in shown)]
-    for path in shown:
-        bind_read_only(path, root)
-    for name in ("null", "zero", "random", "urandom"):
-        os.makedirs(f"{root}/dev", exist_ok=True)
-        open(f"{root}/dev/{name}", "w").close()
-        mount(f"/dev/{name}", f"{root}/dev/{name}", None, MS_BIND)
-    for folder in ("proc", "box", "tmp", "old"):
-        os.makedirs(f"{root}/{folder}", exist_ok=True)
-    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
-    os.chdir(root)
-    if LIBC.syscall(PIVOT_ROOT[machine()], b".", b"old"):
-        raise OSError(ctypes.get_errno(), "pivot_root")
-    os.chdir("/")
-    if LIBC.umount2(b"/old", MNT_DETACH):
-        raise OSError(ctypes.get_errno(), "umount of the old root")
-    os.rmdir("/old")
-    mount("tmpfs", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    for folder in ("/box", "/tmp"):
-        mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={disk_mb}m,mode=777,nr_inodes=4096")
-
-
-class Instruction(ctypes.Structure):
-    """struct sock_filter."""
-
-    _fields_ = [("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint)]
-
-
-class Program(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(Instruction))]
-
-
-def forbid_calls() -> None:
-    """A seccomp filter over `FORBIDDEN`, for good. Needs no privilege once new ones are ruled out."""
-    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, refuse, unknown = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-    here = machine()
-    code = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[here]), (give, 0, 0, refuse), (load, 0, 0, 0)]
-    if here == 0:
-        code += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 numbering of the same calls
-    for numbers in FORBIDDEN.values():
-        code += [(equal, 0, 1, numbers[here]), (give, 0, 0, refuse)]
-    code += [
-        (equal, 0, 1, CLONE3[here]),
-        (give, 0, 0, unknown),
-    ]  # its flags are out of sight; libraries fall back to clone
-    code += [(equal, 1, 0, CLONE[here]), (give, 0, 0, allow)]
-    code += [(load, 0, 0, 16), (any_bit, 0, 1, 0x7E020000), (give, 0, 0, refuse), (give, 0, 0, allow)]  # CLONE_NEW*
-    program = Program(len(code), (Instruction * len(code))(*(Instruction(*line) for line in code)))
-    if LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
-        raise OSError(ctypes.get_errno(), "seccomp filter")
-
-
-def restrict(limits: dict) -> None:
-    """In the child, before exec: limits, and no way back to any privilege."""
-    megabyte = 1 << 20
+def restrict(limits: dict, uid: int | None) -> None:
+    """In a child, before what must be held: limits, and no way back to any privilege."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where the machine's memory ends, this ends first
     for kind, value in (
-        (resource.RLIMIT_AS, limits["memory_mb"] * megabyte),
+        (resource.RLIMIT_AS, limits["memory_mb"] * MEGABYTE),
         (resource.RLIMIT_CPU, limits["time_s"] + 1),
-        (resource.RLIMIT_FSIZE, limits["file_mb"] * megabyte),
+        (resource.RLIMIT_FSIZE, limits["file_mb"] * MEGABYTE),
         (resource.RLIMIT_NPROC, limits["processes"]),
         (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),  # 0 would still start a program that collects dumps
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_MEMLOCK, 1 << 16),
+        (resource.RLIMIT_SIGPENDING, 256),
     ):
         resource.setrlimit(kind, (value, value))
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     for capability in range(64):
         LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-    if limits["uid"] is not None:  # without a user namespace: no longer root
+    if uid is not None:  # without a user namespace: no longer root
         os.setgroups([])
-        os.setresgid(limits["uid"], limits["uid"], limits["uid"])
-        os.setresuid(limits["uid"], limits["uid"], limits["uid"])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    else:
+        drop_capabilities()
     forbid_calls()
 
 
-def kill_rest() -> None:
-    """Kill every process but this one, until none is left."""
-    while True:
+def drop_capabilities() -> None:
+    """As root of a user namespace; what is executed then gets none either, the bounding set being empty."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    check(LIBC.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+@dataclass
+class Room:
+    """Processes in a process namespace of their own: the end of the first one, which `pid` and `handle` name here, is
+    the end of all."""
+
+    pid: int
+    handle: int
+
+    def end(self) -> int:
+        """Kill what is left, and give the first one's exit code (-9 for a kill)."""
+        signal.pidfd_send_signal(self.handle, signal.SIGKILL)
+        os.close(self.handle)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def start_room(first: Callable[[int], NoReturn], keep: Sequence[int], own_processes: int) -> Room:
+    """A new room. Raises RuntimeError for what goes wrong before its first process closes `tell`.
+
+    Args:
+        first: what its first process does; takes `tell`.
+        keep: file descriptors that the first process keeps.
+        own_processes: file descriptor of this process's own namespace.
+    """
+    told, tell = os.pipe()
+    unshare(CLONE_NEWPID)  # of the next child
+    pid = os.fork()
+    if pid == 0:
         try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # from inside, a first process gets only what it waits for
+            close_all_but([*keep, tell])
+            first(tell)
+        except BaseException:
+            os.write(tell, traceback.format_exc().encode()[-4000:])
+        finally:
+            os._exit(70)
+    check(LIBC.setns(own_processes, CLONE_NEWPID), "setns")
+    os.close(tell)
+    room = Room(pid, os.pidfd_open(pid))
+    with os.fdopen(told, "rb") as file:
+        if fault := file.read():
+            room.end()
+            raise RuntimeError(fault.decode("utf-8", "replace"))
+    return room
 
 
-def resident_mb() -> float:
-    """Memory of all processes in here."""
-    pages = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit() and name != "1":
-            try:
-                with open(f"/proc/{name}/statm") as file:
-                    pages += int(file.read().split()[1])
-            except (OSError, IndexError):
-                continue  # it ended meanwhile
-    return pages * resource.getpagesize() / (1 << 20)
+def close_all_but(keep: Sequence[int]) -> None:
+    start = 0
+    for number in sorted(keep):
+        os.closerange(start, number)
+        start = number + 1
+    os.closerange(start, 4096)
 
 
-def run_case(argv: list[str], stdin: str, limits: dict) -> dict:
-    """One test case in an empty folder; output goes to files, whose size is limited."""
-    with open("/tmp/in", "w") as file:
-        file.write(stdin)
-    with open("/tmp/in") as source, open("/tmp/out", "wb") as out, open("/tmp/err", "wb") as err:
-        child = subprocess.Popen(
-            argv, stdin=source, stdout=out, stderr=err, cwd="/box", start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", "HOME": "/box", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
-            preexec_fn=lambda: restrict(limits),
+def live(source: str, argv: list[str], files: list[int], limits: dict, uid: int | None, tell: int) -> NoReturn:
+    """A program's room: its folders, the program, and the wait for its end."""
+    unshare(CLONE_NEWNS | CLONE_NEWIPC)
+    build_room(limits["disk_mb"])
+    with open("/box/main.py", "wb") as file:
+        file.write(source.encode("utf-8", "surrogatepass"))
+    program = os.fork()
+    if program == 0:
+        become(argv, files, limits, uid, tell)
+    os.closerange(0, 4096)
+    while True:  # orphans come here too
+        pid, status = os.wait()
+        if pid == program:
+            ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            os._exit(ENDED_BY.get(ended_by, 0 if status == 0 else 1))
+
+
+def become(argv: list[str], files: list[int], limits: dict, uid: int | None, tell: int) -> NoReturn:
+    """Turn into the program, with `files` as its file descriptors from 0 on."""
+    high = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 32) for number in (*files, tell)]
+    try:
+        for name in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(name, signal.SIG_DFL)
+        os.setsid()
+        for place, number in enumerate(high[:-1]):
+            os.dup2(number, place)
+        os.closerange(len(files), 32)
+        os.chdir("/box")
+        restrict(limits, uid)
+        os.execve(argv[0], argv, ENVIRONMENT)
+    except BaseException:
+        os.write(high[-1], traceback.format_exc().encode()[-4000:])
+    finally:
+        os._exit(70)
+
+
+def judge_tests(run: dict, line: tuple[int, int], result: int, limits: dict, uid: int | None, tell: int) -> NoReturn:
+    """The tests' room. There is no folder to write to."""
+    nothing = os.open("/dev/null", os.O_RDWR)
+    for place in range(3):
+        os.dup2(nothing, place)
+    restrict(limits, uid)
+    os.close(tell)
+    with os.fdopen(line[0], "rb") as reading, os.fdopen(line[1], "wb") as writing:
+        verdict = judge.verdict(run["tests"], run["prefix"], reading, writing)
+        os.write(result, json.dumps(verdict).encode())
+        os._exit(0)
+
+
+def file_in_memory(content: bytes = b"", sealed: bool = False) -> int:
+    """A file without a name. The program may cut or fill the one its output goes to: it is its output."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        number = os.memfd_create("case", flags | MFD_NOEXEC_SEAL)
+    except OSError:  # kernels before 6.3
+        number = os.memfd_create("case", flags)
+    with os.fdopen(os.dup(number), "wb") as file:
+        file.write(content)
+    os.lseek(number, 0, os.SEEK_SET)
+    if sealed:
+        fcntl.fcntl(number, F_ADD_SEALS, NO_MORE_CHANGES)
+    return number
+
+
+def run_case(run: dict, task: dict, own_processes: int, meter: Meter) -> dict:
+    """One test case."""
+    limits, uids = task["limits"], task["uids"]
+    stdin = file_in_memory(run["stdin"].encode("utf-8", "surrogatepass"), sealed=True)
+    out, err, result = file_in_memory(), file_in_memory(), file_in_memory()
+    files, argv = [stdin, out, err], [task["python"], "-I", "-B", "/box/main.py"]
+    opened = [*files, result]
+    tests: Room | None = None
+    if run["tests"] is not None:
+        answers, answering = os.pipe()
+        questions, asking = os.pipe()
+        files += [questions, answering]
+        opened += [answers, asking, questions, answering]
+        argv[-1] = "/harness/player.pyc"
+    try:
+        end = time.monotonic() + limits["time_s"]
+        program = start_room(
+            lambda tell: live(run["source"], argv, files, limits, uids[0], tell), files, own_processes
         )  # fmt: skip
-        status, end = None, time.monotonic() + limits["time_s"]
-        pause = 0.002
-        while child.poll() is None and status is None:
-            time.sleep(pause)
-            pause = min(0.05, pause * 1.5)
-            if time.monotonic() > end:
-                status = "time"
-            elif resident_mb() > limits["memory_mb"]:
-                status = "memory"
-        kill_rest()
-    texts = []
-    for name in ("/tmp/out", "/tmp/err"):
-        with open(name, "rb") as file:
-            texts.append(file.read(limits["output_kb"] * 1024 + 1))
-    if status is None:
-        status = "ok" if child.returncode == 0 else "error"
-        if child.returncode == -signal.SIGXCPU:
-            status = "time"
-        if len(texts[0]) > limits["output_kb"] * 1024 or child.returncode == -signal.SIGXFSZ:
-            status = "output"
-    empty("/box")
-    empty("/tmp")
-    stdout, stderr = (text[: limits["output_kb"] * 1024].decode("utf-8", "replace") for text in texts)
-    return {"status": status, "stdout": stdout, "stderr": stderr[-2000:]}
+        try:
+            if run["tests"] is not None:
+                line = (answers, asking)
+                tests = start_room(
+                    lambda tell: judge_tests(run, line, result, limits, uids[1], tell), [*line, result], own_processes
+                )
+                for number in (questions, answering, answers, asking):  # so that the end of one is seen by the other
+                    os.close(number)
+                    opened.remove(number)
+            status = watch(program, tests, end, limits, meter)
+        finally:
+            if tests is not None:
+                tests.end()
+            code = program.end()
+        stdout = os.pread(out, limits["output_kb"] * 1024 + 1, 0)
+        stderr = os.pread(err, 2000, max(0, os.fstat(err).st_size - 2000)).decode("utf-8", "replace")
+        if status is None and tests is not None:
+            verdict = json.loads(os.pread(result, 1 << 16, 0) or b"{}")
+            status = verdict.get("status", "error")  # without a word: ended by what the program made it hold
+            stderr = f"{stderr}\n{verdict.get('stderr', '')}"
+        elif status is None:
+            status = {0: "ok", ENDED_BY[signal.SIGXCPU]: "time", ENDED_BY[signal.SIGXFSZ]: "output"}.get(code, "error")
+            if len(stdout) > limits["output_kb"] * 1024:
+                status = "output"
+    finally:
+        for number in opened:
+            os.close(number)
+    text = stdout[: limits["output_kb"] * 1024].decode("utf-8", "replace")
+    return {"status": status, "stdout": text, "stderr": stderr}
 
 
-def empty(folder: str) -> None:
-    """Delete all inside; a new tmpfs would keep the old one's memory."""
-    with os.scandir(folder) as entries:
-        for entry in list(entries):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+def watch(program: Room, tests: Room | None, end: float, limits: dict, meter: Meter) -> str | None:
+    """Wait for the tests' end, or the program's where there are none. "time" or "memory" where a limit came first."""
+    ended = select.poll()
+    ended.register((tests or program).handle, select.POLLIN)
+    ended.register(sys.stdout, 0)  # an error there says that nobody waits for the reports any more
+    others = {os.getpid(), program.pid} | ({tests.pid} if tests else set())
+    pause = 0.005
+    while True:
+        left = end - time.monotonic()
+        for number, _ in ended.poll(1000 * max(0.0, min(pause, left))):
+            if number == sys.stdout.fileno():
+                raise BrokenPipeError("the caller is gone")
+            return None
+        if left <= 0:
+            return "time"
+        pause = min(0.05, pause * 1.5)
+        if meter.over(limits["memory_mb"], others):
+            return "memory"
+
+
+def harness() -> dict[str, bytes]:
+    """Compiled files for the program's side of tests, by name."""
+    files = {}
+    for name in HARNESS:
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"), encoding="utf-8") as file:
+            code = compile(file.read(), f"{name}.py", "exec")
+        files[f"{name}.pyc"] = MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
+    return files
 
 
 def main() -> None:
+    os.umask(0o022)
     task = json.load(sys.stdin)
-    LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # the cases cannot look into this process, nor at its pipes
-    build_world(task["limits"]["disk_mb"], task["prefixes"])
-    limits = task["limits"] | {"uid": task["uid"]}
-    reports, end = [], time.monotonic() + task["limits"]["wall_s"]
+    LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nothing can look into this process and its children, nor at their pipes
+    files = harness() if any(run["tests"] is not None for run in task["runs"]) else {}
+    build_world(task["shown"], task["hidden"], files)
+    own_processes, meter = os.open("/proc/self/ns/pid", os.O_RDONLY), Meter()
+    reports = []
     for run in task["runs"]:
-        if time.monotonic() > end:
-            reports.append({"status": "time", "stdout": "", "stderr": "the task's time was used up by earlier cases"})
-            continue
-        with open("/box/main.py", "w") as file:
-            file.write(run["source"])
-        reports.append(run_case([task["python"], "-I", "-B", "/box/main.py"], run["stdin"], limits))
+        reports.append(run_case(run, task, own_processes, meter))
         if task["stop_at_failure"] and reports[-1]["status"] != "ok":
             break
     json.dump(reports, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,17 +6,20 @@ No isolation, no run: where the kernel or the container refuses namespaces, `Loc
 import asyncio
 import json
 import os
+import pwd
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 UIDS = range(61_184, 65_520)  # reserved for passing users (systemd's DynamicUser); one each, so that limits are its own
-GRACE_S = 10.0  # for starting and tidying up
+GRACE_S, CASE_GRACE_S = 10.0, 2.0  # for starting and tidying up, of all cases and of each
 REMEDY = (
     "Give a SandboxFusion server (route option sandbox_url), or allow unprivileged user namespaces "
     "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0; in Docker "
@@ -39,6 +42,12 @@ blocked.append(not os.path.exists(sys.stdin.read()) and "files")
 blocked.append(set(os.environ) <= {"PATH", "HOME", "LANG", "OMP_NUM_THREADS", "LC_CTYPE"} and "environment")
 print(*blocked)
 """
+_JAIL = "import sys; sys.path.insert(0, sys.argv[1]); import jail; jail.main()"
+_ASK = """
+import json, sys, sysconfig
+print(json.dumps([[sys.base_prefix, sys.base_exec_prefix],
+                  [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]]))
+"""
 EXPECTED = "network write write write files environment"
 
 
@@ -52,10 +61,13 @@ class SandboxFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one test case, except `wall_s` and `disk_mb`, which are of all cases of a program together."""
+    """Of one test case, each: a program with n cases may take n times `time_s`.
+
+    time_s is wall time. memory_mb: of all its processes together, pipes and sockets included. disk_mb: all files in
+    /box and /tmp; file_mb: each, and each of its two outputs, of which output_kb are read.
+    """
 
     time_s: int = 6
-    wall_s: int = 60
     memory_mb: int = 1024
     disk_mb: int = 64
     file_mb: int = 16
@@ -64,13 +76,29 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"sandbox limit {name}={value}: want at least 1")
+            whole_number(f"sandbox limit {name}", value)
+
+
+def whole_number(name: str, value: object) -> None:
+    """Raises ValueError for what is not a whole number of at least 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}={value!r}: want a whole number, at least 1")
+
+
+class Run(NamedTuple):
+    """A program for one test case: with `stdin` as its standard input, or judged by statements, `tests`. prefix: the
+    head of `source` that is the task's own."""
+
+    source: str
+    stdin: str = ""
+    tests: str | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """How one case ended: status "ok", "error" (non-zero exit), "time", "memory" or "output"."""
+    """How one case ended: status "ok", "error" (non-zero exit; of tests: not passed), "time", "memory", "output", or
+    "unusable" (the tests are at fault, whatever the program)."""
 
     status: str
     stdout: str
@@ -82,7 +110,7 @@ class LocalSandbox:
 
     Args:
         parallel: programs at once, in this process.
-        python: interpreter for the programs; its prefix is shown to them, read-only.
+        python: interpreter for the programs; it and its libraries are shown to them, read-only.
 
     Raises:
         SandboxUnavailable: this machine cannot isolate a program.
@@ -91,20 +119,21 @@ class LocalSandbox:
     def __init__(self, limits: Limits | None = None, parallel: int = 2, python: str | None = None):
         self.limits = limits or Limits()
         self.python = os.path.realpath(python or sys.executable)
+        self.shown, self.hidden = interpreter_files(self.python), sorted(homes())
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="sandbox")
         self._check()
 
     def _check(self) -> None:
         """Prove that what must be blocked is."""
         try:
-            [report] = self._run([(SELF_TEST, str(Path(__file__).resolve()))], True)
+            [report] = self._run([Run(SELF_TEST, str(Path(__file__).resolve()))], True)
         except SandboxFailed as error:
-            raise SandboxUnavailable(f"no sandbox for code rewards: {error}. {REMEDY}") from error
+            raise SandboxUnavailable(f"no sandbox for code rewards: {error}. {remedy(str(error))}") from error
         if report.stdout.strip() != EXPECTED:
             raise SandboxUnavailable(f"the sandbox's self-test failed: {report}. {REMEDY}")
 
-    async def run(self, runs: list[tuple[str, str]], stop_at_failure: bool) -> list[Report]:
-        """Run each (source, standard input) in an empty folder; all in one world.
+    async def run(self, runs: Sequence[Run], stop_at_failure: bool) -> list[Report]:
+        """Run each in an empty folder; all in one world.
 
         Returns:
             Reports in order; with `stop_at_failure`, up to the first that is not "ok".
@@ -114,25 +143,27 @@ class LocalSandbox:
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, runs, stop_at_failure)
 
-    def _run(self, runs: list[tuple[str, str]], stop_at_failure: bool) -> list[Report]:
+    def _run(self, runs: Sequence[Run], stop_at_failure: bool) -> list[Report]:
         task = {
-            "runs": [{"source": source, "stdin": stdin} for source, stdin in runs],
+            "runs": [run._asdict() for run in runs],
             "limits": vars(self.limits),
             "stop_at_failure": stop_at_failure,
             "python": self.python,
-            "prefixes": [str(Path(self.python).parents[1])],
-            "uid": random.choice(UIDS) if os.geteuid() == 0 else None,
+            "shown": self.shown,
+            "hidden": self.hidden,
+            "uids": random.sample(UIDS, 2) if is_real_root() else [None, None],  # the program's, the tests'
         }
         try:
             process = subprocess.Popen(
-                [*_entrance(), self.python, "-I", "-c", _jail()],
+                [*_entrance(), self.python, "-I", "-c", _JAIL, str(Path(__file__).parent)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise SandboxFailed(f"it did not start: {error}") from error
         try:
-            out, err = process.communicate(json.dumps(task), self.limits.wall_s + self.limits.time_s + GRACE_S)
+            limit = len(runs) * (self.limits.time_s + CASE_GRACE_S) + GRACE_S
+            out, err = process.communicate(json.dumps(task), limit)
         except subprocess.TimeoutExpired:
             process.kill()  # unshare takes the whole process namespace with it
             process.communicate()
@@ -144,9 +175,59 @@ class LocalSandbox:
             raise SandboxFailed(f"it ended with status {process.returncode} and said: {said[0][:500]}") from None
 
 
-@cache
-def _jail() -> str:
-    return (Path(__file__).parent / "jail.py").read_text()
+def remedy(said: str) -> str:
+    """What to do about it."""
+    if any(word in said.lower() for word in ("unshare", "mount", "setns", "not permitted", "permission denied")):
+        return REMEDY
+    return "Namespaces are not refused: see that the interpreter starts, and that the machine has memory and room."
+
+
+def is_real_root() -> bool:
+    """Whether this process may take other users' numbers; root of a container may have its own alone."""
+    if os.geteuid() != 0:
+        return False
+    lines = [list(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(start <= UIDS.start and UIDS.stop <= start + length for start, _, length in lines)
+
+
+def homes() -> set[str]:
+    """People's folders, which no program may see."""
+    users = {entry.pw_dir for entry in pwd.getpwall() if entry.pw_uid == 0 or entry.pw_uid >= 1000}
+    users |= {os.path.expanduser("~"), os.environ.get("HOME", "")}
+    return {path for path in map(os.path.realpath, filter(None, users)) if path.count("/") and path != "/"}
+
+
+def interpreter_files(python: str) -> list[str]:
+    """Files and folders that an interpreter needs: itself, its library, and the folder of shared libraries, unless
+    that is somebody's own (~/lib beside ~/bin/python) or the machine's.
+
+    Raises:
+        SandboxUnavailable: the interpreter does not say.
+    """
+    try:
+        asked = subprocess.run(
+            [python, "-I", "-c", _ASK], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise SandboxUnavailable(
+            f"no sandbox for code rewards: {python} does not run: {said.strip()[-300:]}"
+        ) from error
+    prefixes, libraries = json.loads(asked.stdout)
+    people = homes()
+    found = [python]
+    for prefix in map(os.path.realpath, prefixes):
+        folder = Path(prefix) / "lib"
+        if any(f"{home}/".startswith(f"{prefix.rstrip('/')}/") for home in people):
+            found += [str(file) for file in folder.glob("lib*.so*")]
+        elif folder.is_dir():
+            found.append(str(folder))
+    found += [os.path.realpath(folder) for folder in libraries if os.path.isdir(folder)]
+    kept: list[str] = []
+    for path in sorted(set(found)):  # a folder comes before what is in it
+        if not any(path.startswith(f"{folder}/") for folder in kept):
+            kept.append(path)
+    return kept
 
 
 @cache
@@ -155,5 +236,5 @@ def _entrance() -> tuple[str, ...]:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise SandboxUnavailable(f"no sandbox for code rewards: util-linux's unshare is not installed. {REMEDY}")
-    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    user = () if is_real_root() else ("--user", "--map-root-user")
     return (unshare, *user, "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL")

@@ -1,14 +1,25 @@
-"""Client of a SandboxFusion server (github.com/bytedance/SandboxFusion), which runs programs elsewhere."""
+"""Client of a SandboxFusion server (github.com/bytedance/SandboxFusion), which runs programs elsewhere.
+
+Expected values never go there, as in the local sandbox. Tests in the form of statements are judged where they are plain
+(`reward.code.literal_tests`); others are "unusable" here.
+"""
 
 import asyncio
 import random
+import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 
-from reward.code.local_sandbox import Limits, Report, SandboxFailed
+from reward.code.literal_tests import all_as_expected, literal_calls, source_and_stdin
+from reward.code.local_sandbox import Limits, Report, Run, SandboxFailed
 
 STATUS = {"Finished": "ok", "Error": "error", "TimeLimitExceeded": "time"}
+NOT_PLAIN = (
+    "a SandboxFusion server judges statements only of the form `assert f(values) == value`, since it would run others "
+    "where the program can forge them; use the local sandbox (no sandbox_url) for this data set, or calls (fn_name)"
+)
 
 
 class SandboxFusion:
@@ -28,17 +39,29 @@ class SandboxFusion:
         self.url, self.limits = url.rstrip("/"), limits or Limits()
         self.attempts, self.parallel, self.pause_s = attempts, parallel, pause_s
 
-    async def run(self, runs: list[tuple[str, str]], stop_at_failure: bool) -> list[Report]:
+    async def run(self, runs: Sequence[Run], stop_at_failure: bool) -> list[Report]:
         """As `LocalSandbox.run`. Raises SandboxFailed when the server gives no judgement in all attempts."""
         reports: list[Report] = []
         async with aiohttp.ClientSession() as session:
             for start in range(0, len(runs), self.parallel):
                 part = runs[start : start + self.parallel]
-                reports += await asyncio.gather(*(self._case(session, *run) for run in part))
+                reports += await asyncio.gather(*(self._judged(session, run) for run in part))
                 if stop_at_failure and any(report.status != "ok" for report in reports):
                     first = next(i for i, report in enumerate(reports) if report.status != "ok")
                     return reports[: first + 1]
         return reports
+
+    async def _judged(self, session: aiohttp.ClientSession, run: Run) -> Report:
+        if run.tests is None:
+            return await self._case(session, run.source, run.stdin)
+        calls = literal_calls(run.tests)
+        if calls is None:
+            return Report("unusable", "", NOT_PLAIN)
+        mark = secrets.token_hex(16)
+        report = await self._case(session, *source_and_stdin(run.source, calls, mark))
+        if report.status == "ok" and not all_as_expected(report.stdout, calls, mark):
+            return Report("error", "", report.stderr)
+        return report
 
     async def _case(self, session: aiohttp.ClientSession, source: str, stdin: str) -> Report:
         body = {

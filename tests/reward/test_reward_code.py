@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from reward.code.cases import program_of, read_cases, same_output
-from reward.code.local_sandbox import Limits, LocalSandbox, SandboxUnavailable
+from reward.code.local_sandbox import Limits, LocalSandbox, Run, SandboxUnavailable
 from reward.code.verifier import CodeVerifier
 
-LIMITS = {"time_s": 2, "wall_s": 12, "memory_mb": 300, "file_mb": 4, "disk_mb": 16, "output_kb": 64, "processes": 16}
+LIMITS = {"time_s": 2, "memory_mb": 300, "file_mb": 4, "disk_mb": 16, "output_kb": 64, "processes": 16}
 
 MANY_CHILDREN = """
 import os, time
@@ -74,7 +74,7 @@ def verifier(sandbox):
 
 def run(sandbox, source, stdin=""):
     start = time.monotonic()
-    [report] = asyncio.run(sandbox.run([(source, stdin)], False))
+    [report] = asyncio.run(sandbox.run([Run(source, stdin)], False))
     assert time.monotonic() - start < 8
     return report
 
@@ -166,7 +166,7 @@ try:
 except OSError as error:
     print(error.errno)
 """
-    assert run(sandbox, source).stdout.split() == ["-1", "-1", "0" * 16, "13"]
+    assert run(sandbox, source).stdout.split() == ["-1", "-1", "0" * 16, "2"]  # process 1 is not even seen
 
 
 def test_no_memory_outside_the_limits(sandbox):
@@ -181,16 +181,16 @@ def test_processes_and_threads_still_work(sandbox):
 
 
 def test_what_a_case_leaves_is_gone_in_the_next(sandbox):
-    reports = asyncio.run(sandbox.run([(LEAVES_THINGS, ""), (LOOKS_AROUND, "")], False))
-    assert reports[1].stdout == "['main.py'] False 2\n"
+    reports = asyncio.run(sandbox.run([Run(LEAVES_THINGS), Run(LOOKS_AROUND)], False))
+    assert reports[1].stdout == "['main.py'] False 1\n"
 
 
 def test_the_sandbox_dies_with_its_parent(sandbox):
     """kill -9 of the process that runs it: nothing is left after the wall limit."""
     code = (
         "import asyncio\nfrom reward.code.local_sandbox import *\n"
-        "s = LocalSandbox(Limits(time_s=2, wall_s=3))\nprint('ready', flush=True)\n"
-        "asyncio.run(s.run([('while True: pass  # orphan', '')] * 9, False))"
+        "s = LocalSandbox(Limits(time_s=2))\nprint('ready', flush=True)\n"
+        "asyncio.run(s.run([Run('while True: pass  # orphan')] * 9, False))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
@@ -258,6 +258,59 @@ def test_share_of_cases(sandbox):
     partial = CodeVerifier(partial=True, **LIMITS)
     verdict = judged(partial, READ + "print(a + b if a == 1 else 0)", STDIO)
     assert (verdict.score, verdict.acc) == (0.5, 0.0)
+
+
+SLOW = "import time\ntime.sleep(0.9)\nprint(input())"
+
+
+def test_cases_that_are_each_in_time_are_in_time_together():
+    """Whatever their number: there is no budget that one case could use up for another."""
+    verifier = CodeVerifier(time_s=2, memory_mb=300)
+    verdict = judged(verifier, SLOW, {"inputs": list("123456"), "outputs": list("123456")})
+    assert (verdict.score, verdict.failed) == (1.0, False)
+
+
+def test_a_program_that_uses_all_its_time_in_every_case_is_wrong(sandbox):
+    partial = CodeVerifier(partial=True, time_s=1, memory_mb=300)
+    verdict = judged(partial, "import time\ntime.sleep(60)", {"inputs": list("1234"), "outputs": list("1234")})
+    assert (verdict.score, verdict.failed) == (0.0, False)
+
+
+def test_all_cases_are_run_with_null(sandbox):
+    cases = {"inputs": ["1"] * 65 + ["2"], "outputs": ["1"] * 66}
+    program = "print(1 if input() == '1' else 2)"
+    assert judged(CodeVerifier(max_cases=2, **LIMITS), program, cases).score == 1.0
+    assert judged(CodeVerifier(max_cases=None, **LIMITS), program, cases).score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_cases": 0}, "max_cases=0"), ({"max_cases": -1}, "max_cases=-1"), ({"max_cases": True}, "max_cases=True"),
+        ({"max_cases": 2.0}, "max_cases=2.0"), ({"max_cases": "64"}, "max_cases='64'"), ({"parallel": 0}, "parallel=0"),
+        ({"parallel": None}, "parallel=None"), ({"partial": 1}, "partial=1"), ({"partial": "false"}, "partial='false'"),
+        ({"time_s": 0}, "time_s=0"), ({"time_s": 1.5}, "time_s=1.5"), ({"memory_mb": True}, "memory_mb=True"),
+        ({"output_kb": "9"}, "output_kb='9'"), ({"disk_mb": None}, "disk_mb=None"), ({"sandbox_url": 8080}, "sandbox_url"),
+        ({"sandbox_url": "localhost:80"}, "sandbox_url"), ({"sandbox_url": ""}, "sandbox_url"),
+    ],
+)  # fmt: skip
+def test_options_of_another_type_or_value_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        CodeVerifier(**options)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("unshare: unshare failed: Operation not permitted", "userns"),
+        ("mount proc on /proc: Permission denied", "userns"),
+        ("MemoryError", "memory and room"),
+    ],
+)
+def test_the_remedy_names_what_is_wrong(said, wanted):
+    from reward.code.local_sandbox import remedy
+
+    assert wanted in remedy(said)
 
 
 def test_no_program_is_wrong_and_bad_cases_are_said(verifier):
