@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch import quoting
 from launch.runfile import ROOT, RunFile, RunFileError
+from recipe.poise.moved import check_moved
 
 CONFIG_DIR = ROOT / "recipe/poise/config"
 # What the run file itself decides: an override of it would be silently undone.
@@ -118,6 +119,10 @@ def resolved(run: RunFile, cluster: bool) -> DictConfig:
         RunFileError: what Hydra says, or settings under which a crash could lose the run.
     """
     config = _compose(run, training_arguments(run, cluster)[2:])
+    try:
+        check_moved(config)
+    except ValueError as error:
+        raise RunFileError(f"{run.name}: {error}") from error
     for kind in ("actor", "critic"):
         if (
             setting(run, config, f"trainer.max_{kind}_ckpt_to_keep", int | None, "a number of checkpoints, or null")

@@ -8,11 +8,15 @@ from reward.data_files import sources_of
 from reward.router import check_sources
 
 
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("files", nargs="+")
+    options.add_argument("--routes", default="{}", help='JSON: {"pattern": "verifier", ...}')
+    return options
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--routes", default="{}", help='JSON: {"pattern": "verifier", ...}')
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         try:
             given = json.loads(args.routes)

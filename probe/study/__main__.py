@@ -31,23 +31,27 @@ from probe.study.compare import (
 from probe.study.dump import Dump, read_dumps
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="folders of feature dumps")
-    parser.add_argument("--out", type=Path, required=True, help="folder for figures, results.json and poise.yaml")
-    parser.add_argument("--folds", type=int, default=5, help="parts that the prompts are dealt into")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="folders of feature dumps")
+    options.add_argument("--out", type=Path, required=True, help="folder for figures, results.json and poise.yaml")
+    options.add_argument("--folds", type=int, default=5, help="parts that the prompts are dealt into")
+    options.add_argument(
         "--estimators",
         nargs="+",
         choices=KINDS,
         default=list(KINDS),
         help="the first is taken unless another is better",
     )
-    parser.add_argument("--rank", type=int, default=96, help="dimensions of the subspace")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    options.add_argument("--rank", type=int, default=96, help="dimensions of the subspace")
+    options.add_argument("--seed", type=int, default=0)
+    return options
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    args = parser().parse_args(argv)
     if args.folds < 2:
-        parser.error(f"--folds {args.folds}: want at least 2")
+        parser().error(f"--folds {args.folds}: want at least 2")
     return args
 
 

@@ -28,11 +28,12 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.moved": set(),
     f"{PLUGIN}.main_poise": {f"{PLUGIN}.{room}" for room in ("config", "moved", "plugin", "rollout", "trainer")},
     # applications beside it
-    f"{PLUGIN}.data": {"reward"},
-    f"{PLUGIN}.evaluate": {f"{PLUGIN}.data"},
-    f"{PLUGIN}.quickstart": {"reward"},
+    f"{PLUGIN}.progress": set(),
+    f"{PLUGIN}.data": {"reward", f"{PLUGIN}.progress"},
+    f"{PLUGIN}.evaluate": {"reward", f"{PLUGIN}.data", f"{PLUGIN}.progress"},
+    f"{PLUGIN}.quickstart": {"reward", f"{PLUGIN}.progress"},
     # and above it
-    "launch": {f"{PLUGIN}.plugin"},
+    "launch": {f"{PLUGIN}.moved", f"{PLUGIN}.plugin"},
     f"{PLUGIN}.compare": {"launch"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
@@ -50,18 +51,10 @@ MODULES = {module_of(file): file for top in TOPS for file in sorted((ROOT / top)
 
 
 def imports_of(module: str) -> set[str]:
-    """Modules of ours that a file imports, at its top or in a function; not those for type checkers alone."""
+    """Modules of ours that a file imports: at its top, in a function, or for type checkers."""
     tree = ast.parse(MODULES[module].read_text())
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
     found = set()
     for node in ast.walk(tree):
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -58,7 +58,8 @@ def check_sources(function: Callable, suites: list[Suite]) -> None:
     Raises:
         EvaluationError: no verifier for a data source, or one that cannot run here (a missing sandbox or library).
     """
-    from reward.router import ROUTES, UnknownSourceError, compute_score, verifier_of
+    from reward.router import compute_score
+    from reward.routes import ROUTES, UnknownSourceError, verifier_of
 
     if function is not compute_score:
         return
