@@ -35,8 +35,14 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$POISE_ROOT"
 
-summarise() {
-  python -m recipe.poise.quickstart.summary --metrics "$OUT/metrics.jsonl" --out "$OUT"
+PHASES=()
+phase_ends() { # NAME: what took the seconds since the last call
+  PHASES+=("$1=$((SECONDS - ${PHASE_START:-0}))")
+  PHASE_START=$SECONDS
+}
+
+summarise() { # ARGS... go to the summary
+  python -m recipe.poise.quickstart.summary --metrics "$OUT/metrics.jsonl" --out "$OUT" "$@"
   poise_say "checkpoints: $OUT/checkpoints   resolved settings: $OUT/hydra/.hydra/config.yaml"
 }
 
@@ -44,6 +50,7 @@ summarise() {
 SETTINGS="prepare: ${POISE_PREPARE_ARGS:-} overrides: ${OVERRIDES[*]:-}"
 # shellcheck disable=SC2119  # the script's own arguments are not for it
 poise_env
+phase_ends environment
 if [[ $FRESH == 0 && -f "$OUT/finished" && "$(<"$OUT/finished")" == "$SETTINGS" ]]; then
   poise_say "$OUT holds a finished run with these settings; --fresh trains again"
   summarise
@@ -62,6 +69,7 @@ export HF_HUB_OFFLINE=1 # the model is local
 poise_say "model and data: $OUT/assets"
 # shellcheck disable=SC2086  # several options in one variable
 poise_run python -m recipe.poise.quickstart.prepare --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
+phase_ends "model and data"
 
 DATA=(
   data.train_files="$OUT/assets/train.parquet"
@@ -100,4 +108,5 @@ if ((STATUS)); then
   poise_fail "training ended with status $STATUS; the whole log is $OUT/train.log" || exit "$STATUS"
 fi
 printf '%s\n' "$SETTINGS" >"$OUT/finished"
-summarise
+phase_ends training
+summarise --phases "${PHASES[@]}"

@@ -25,7 +25,7 @@ REWARD = "critic/score/mean"
 CORRELATION = "poise/correlation"
 VARIANCE, VARIANCE_RLOO = "poise/advantage_variance", "poise/advantage_variance_rloo"
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
-STEP_SECONDS = "timing_s/step"
+STEP_SECONDS, VALIDATION_SECONDS = "timing_s/step", "timing_s/testing"
 PHASES = ("gen", "reward", "old_log_prob", "ref", "values", "adv", "update_critic", "update_actor", "update_weights")
 
 
@@ -102,6 +102,27 @@ def table(metrics: Metrics) -> list[tuple[str, str]]:
         ("rollout and actor agree (Pearson), lowest", shown(min(agreement, default=None), ".6f")),
     ]
     return rows
+
+
+def where_time_went(metrics: Metrics, phases: dict[str, float]) -> str:
+    """Minutes of each phase of the quickstart. The last one is training: its steps and validations are in the log, and what
+    remains is the start of Ray and vLLM, the first validation, and the end.
+
+    Args:
+        phases: seconds by name, in order.
+    """
+    *before, (name, training) = phases.items()
+    steps, testing = (sum(metrics.series(key).values) for key in (STEP_SECONDS, VALIDATION_SECONDS))
+    parts = [*before, ("start of Ray and vLLM, first validation", training - steps - testing)]
+    parts += [(f"{name}'s steps", steps), ("later validations", testing)]
+    total = sum(seconds for _, seconds in parts) / 60
+    return f"{total:.1f}: " + ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in parts)
+
+
+def phase(text: str) -> tuple[str, float]:
+    """NAME=SECONDS, for argparse."""
+    name, _, seconds = text.rpartition("=")
+    return name, float(seconds)
 
 
 def _ratio(above: list[float], below: list[float]) -> float | None:
@@ -191,6 +212,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print a run's summary and draw its figure.")
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL of verl's file logger")
     parser.add_argument("--out", type=Path, required=True, help="folder for figure.png")
+    parser.add_argument(
+        "--phases", nargs="+", type=phase, metavar="NAME=SECONDS", help="what came before, training last"
+    )
     parser.add_argument("--follow", action="store_true", help="print steps as they come, draw nothing")
     args = parser.parse_args()
     if args.follow:
@@ -203,6 +227,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     draw(metrics, args.out / "figure.png")
     rows = table(metrics)
+    if args.phases:
+        rows.append(("minutes", where_time_went(metrics, dict(args.phases))))
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
     print(f"figure: {args.out / 'figure.png'}\nmetrics: {args.metrics}")

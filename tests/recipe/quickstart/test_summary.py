@@ -6,7 +6,7 @@ import sys
 import pytest
 from verl.utils.tracking import FileLogger
 
-from recipe.poise.quickstart.summary import Metrics, draw, table
+from recipe.poise.quickstart.summary import Metrics, draw, phase, table, where_time_went
 
 
 @pytest.fixture
@@ -84,6 +84,15 @@ def test_command_line(write, tmp_path):
     assert "training steps" in run.stdout and (tmp_path / "new" / "figure.png").is_file()
     run = subprocess.run([*command, str(tmp_path / "nothing.jsonl")], capture_output=True, text=True)
     assert run.returncode == 1 and "no metrics at" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_minutes_of_all_phases_add_up(write):
+    path = write((1, {"timing_s/step": 60.0}), (2, {"timing_s/step": 120.0, "timing_s/testing": 30.0}))
+    phases = dict(map(phase, ["environment=6", "model and data=12", "training=300"]))
+    assert where_time_went(Metrics(path), phases) == (
+        "5.3: environment 0.1, model and data 0.2, start of Ray and vLLM, first validation 1.5, training's steps 3.0, "
+        "later validations 0.5"
+    )
 
 
 def test_follow_prints_steps_as_they_come_and_ends_with_its_parent(tmp_path):
