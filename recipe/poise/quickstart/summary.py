@@ -105,8 +105,8 @@ def table(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def where_time_went(metrics: Metrics, phases: dict[str, float]) -> str:
-    """Minutes of each phase of the quickstart. The last one is training: its steps and validations are in the log, and what
-    remains is the start of Ray and vLLM, the first validation, and the end.
+    """Minutes of each phase of the quickstart. The last one is training: its steps and validations are in the log, and
+    what remains is the start of Ray and vLLM, the first validation, and the end.
 
     Args:
         phases: seconds by name, in order.
