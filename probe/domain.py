@@ -80,8 +80,7 @@ class DomainProbe:
         """Weigh the baselines on the window's rows.
 
         Args:
-            shared_left_out_N: the shared probe's out-of-prompt predictions of the window's rows, where the domain
-                borrows.
+            shared_left_out_N: the shared probe's out-of-prompt predictions of these rows, where the domain borrows.
             share: weight of the domain's own probe.
         """
         if len(self.window) < self.settings.min_rows and shared_left_out_N is None:

@@ -116,8 +116,7 @@ def test_every_flipped_byte_is_found(saved, layout, name):
 
 
 def made(folder, change):
-    """Write the state in `folder` anew after `change(content, tensors)`: a file that somebody made, whose digest is
-    right."""
+    """Write the state in `folder` anew after `change(content, tensors)`: the digest is right."""
     identity, content, tensors = state.read(folder)
     change(content, tensors)
     state.write(folder, identity, content, tensors)
