@@ -225,7 +225,7 @@ def interpreter_files(python: str) -> list[str]:
     found += [os.path.realpath(folder) for folder in libraries if os.path.isdir(folder)]
     if taken := [path for path in found if path.startswith(("/tmp/", "/box/", "/proc/", "/dev/"))]:
         raise SandboxUnavailable(
-            f"no sandbox for code rewards: {taken[0]} lies where programs have their own folders; use another interpreter"
+            f"no sandbox for code rewards: {taken[0]} lies where programs have their own folders; use another"
         )
     kept: list[str] = []
     for path in sorted(set(found)):  # a folder comes before what is in it
