@@ -344,6 +344,22 @@ def test_no_home_folder_is_shown(sandbox, monkeypatch):
         shutil.rmtree(home, ignore_errors=True)
 
 
+def test_root_of_a_container_that_has_no_other_users(sandbox):
+    """Root that cannot become another user: its programs run as it, in a user namespace, without rights."""
+    code = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from reward.code.local_sandbox import *
+source = "print(next(line for line in open('/proc/self/status') if line.startswith('CapEff')).split()[1])"
+print(asyncio.run(LocalSandbox(Limits(time_s=5)).run([Run(source)], True))[0].stdout)
+"""
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "unshare" in done.stderr and not done.stdout:
+        pytest.skip("no user namespaces here")
+    assert done.stdout.split() == ["0" * 16], done
+
+
 def test_an_interpreter_in_tmp_is_refused_with_the_reason(sandbox, tmp_path):
     link = tmp_path / "python3"
     shutil.copy(os.path.realpath(sys.executable), link)
