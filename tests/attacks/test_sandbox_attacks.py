@@ -353,10 +353,10 @@ from reward.code.local_sandbox import *
 source = "print(next(line for line in open('/proc/self/status') if line.startswith('CapEff')).split()[1])"
 print(asyncio.run(LocalSandbox(Limits(time_s=5)).run([Run(source)], True))[0].stdout)
 """
-    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if "unshare" in done.stderr and not done.stdout:
+    enter = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*enter, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
+    done = subprocess.run([*enter, sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["0" * 16], done
 
 
