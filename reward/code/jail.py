@@ -209,7 +209,6 @@ def run_case(run: dict, task: dict, own_processes: int, meter: Meter) -> dict:
         opened += [answers, asking, questions, answering]
         argv[-1] = "/harness/player.pyc"
     try:
-        end = time.monotonic() + limits["time_s"]
         program = start_room(
             lambda tell: live(run["source"], argv, files, limits, uids[0], tell), files, own_processes
         )  # fmt: skip
@@ -222,7 +221,7 @@ def run_case(run: dict, task: dict, own_processes: int, meter: Meter) -> dict:
                 for number in (questions, answering, answers, asking):  # so that the end of one is seen by the other
                     os.close(number)
                     opened.remove(number)
-            status = watch(program, tests, end, limits, meter)
+            status = watch(program, tests, limits, meter)
         finally:
             if tests is not None:
                 tests.end()
@@ -244,13 +243,13 @@ def run_case(run: dict, task: dict, own_processes: int, meter: Meter) -> dict:
     return {"status": status, "stdout": text, "stderr": stderr}
 
 
-def watch(program: Room, tests: Room | None, end: float, limits: dict, meter: Meter) -> str | None:
+def watch(program: Room, tests: Room | None, limits: dict, meter: Meter) -> str | None:
     """Wait for the tests' end, or the program's where there are none. "time" or "memory" where a limit came first."""
     ended = select.poll()
     ended.register((tests or program).handle, select.POLLIN)
     ended.register(sys.stdout, 0)  # an error there says that nobody waits for the reports any more
     others = {os.getpid(), program.pid} | ({tests.pid} if tests else set())
-    pause = 0.005
+    pause, end = 0.005, time.monotonic() + limits["time_s"]
     while True:
         left = end - time.monotonic()
         for number, _ in ended.poll(1000 * max(0.0, min(pause, left))):

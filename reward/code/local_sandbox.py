@@ -177,7 +177,7 @@ class LocalSandbox:
 
 def remedy(said: str) -> str:
     """What to do about it."""
-    if any(word in said.lower() for word in ("unshare", "mount", "setns", "not permitted", "permission denied")):
+    if any(word in said.lower() for word in ("unshare", "mount", "setns", "not permitted")):
         return REMEDY
     return "Namespaces are not refused: see that the interpreter starts, and that the machine has memory and room."
 
@@ -223,6 +223,10 @@ def interpreter_files(python: str) -> list[str]:
         elif folder.is_dir():
             found.append(str(folder))
     found += [os.path.realpath(folder) for folder in libraries if os.path.isdir(folder)]
+    if taken := [path for path in found if path.startswith(("/tmp/", "/box/", "/proc/", "/dev/"))]:
+        raise SandboxUnavailable(
+            f"no sandbox for code rewards: {taken[0]} lies where programs have their own folders; use another"
+        )
     kept: list[str] = []
     for path in sorted(set(found)):  # a folder comes before what is in it
         if not any(path.startswith(f"{folder}/") for folder in kept):

@@ -275,7 +275,7 @@ time.sleep(60)
     assert report.status == "memory"
 
 
-def test_mounts_below_a_folder_that_is_shown_are_read_only_too(tmp_path):
+def test_mounts_below_a_folder_that_is_shown_are_read_only_too(sandbox):
     """A tmpfs in /usr, in a mount namespace of this test's own, with either way to make it read-only."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount something in /usr")
@@ -304,20 +304,18 @@ print(asyncio.run(LocalSandbox(Limits(time_s=5)).run([Run(source)], True))[0].st
         assert done.stdout.split() == ["True", "30"], done
 
 
-def test_a_strict_umask_is_no_obstacle():
+def test_a_strict_umask_is_no_obstacle(sandbox):
     before = os.umask(0o077)
     try:
         [report] = asyncio.run(LocalSandbox(Limits(time_s=5)).run([Run("print(1)")], True))
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
     finally:
         os.umask(before)
     assert report.stdout == "1\n"
 
 
-def test_no_home_folder_is_shown(tmp_path, monkeypatch):
+def test_no_home_folder_is_shown(sandbox, monkeypatch):
     """A Python in ~/bin, with its library in ~/lib, shows those two and no more of ~."""
-    home = Path("/tmp") / f"home-{os.getpid()}"
+    home = Path("/var/tmp") / f"home-{os.getpid()}"
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     try:
         (home / "bin").mkdir(parents=True)
@@ -337,16 +335,38 @@ def test_no_home_folder_is_shown(tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(home))
         monkeypatch.setenv("LD_LIBRARY_PATH", str(home / "lib"))
         source = f"import os\nprint(*sorted(os.listdir({str(home)!r})), *sorted(os.listdir({str(home)!r} + '/lib')))"
-        try:
-            sandbox = LocalSandbox(Limits(time_s=5), python=str(home / "bin" / "python3"))
-        except SandboxUnavailable as error:
-            pytest.skip(str(error))
-        [report] = asyncio.run(sandbox.run([Run(source)], True))
+        at_home = LocalSandbox(Limits(time_s=5), python=str(home / "bin" / "python3"))
+        [report] = asyncio.run(at_home.run([Run(source)], True))
         shown = report.stdout.split()
         assert report.status == "ok" and shown[:2] == ["bin", "lib"] and version in shown, report
         assert ".ssh" not in shown and "notes" not in shown
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def test_root_of_a_container_that_has_no_other_users(sandbox):
+    """Root that cannot become another user: its programs run as it, in a user namespace, without rights."""
+    code = f"""
+import asyncio, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from reward.code.local_sandbox import *
+source = "print(next(line for line in open('/proc/self/status') if line.startswith('CapEff')).split()[1])"
+print(asyncio.run(LocalSandbox(Limits(time_s=5)).run([Run(source)], True))[0].stdout)
+"""
+    enter = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*enter, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    done = subprocess.run([*enter, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["0" * 16], done
+
+
+def test_an_interpreter_in_tmp_is_refused_with_the_reason(sandbox, tmp_path):
+    link = tmp_path / "python3"
+    shutil.copy(os.path.realpath(sys.executable), link)
+    if not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("temporary files are elsewhere")
+    with pytest.raises(SandboxUnavailable, match="/tmp|does not run"):
+        LocalSandbox(python=str(link))
 
 
 def test_every_attack_as_another_user():

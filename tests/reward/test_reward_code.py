@@ -290,7 +290,8 @@ def test_all_cases_are_run_with_null(sandbox):
         ({"max_cases": 2.0}, "max_cases=2.0"), ({"max_cases": "64"}, "max_cases='64'"), ({"parallel": 0}, "parallel=0"),
         ({"parallel": None}, "parallel=None"), ({"partial": 1}, "partial=1"), ({"partial": "false"}, "partial='false'"),
         ({"time_s": 0}, "time_s=0"), ({"time_s": 1.5}, "time_s=1.5"), ({"memory_mb": True}, "memory_mb=True"),
-        ({"output_kb": "9"}, "output_kb='9'"), ({"disk_mb": None}, "disk_mb=None"), ({"sandbox_url": 8080}, "sandbox_url"),
+        ({"output_kb": "9"}, "output_kb='9'"), ({"disk_mb": None}, "disk_mb=None"),
+        ({"sandbox_url": 80}, "sandbox_url"),
         ({"sandbox_url": "localhost:80"}, "sandbox_url"), ({"sandbox_url": ""}, "sandbox_url"),
     ],
 )  # fmt: skip
@@ -305,6 +306,7 @@ def test_options_of_another_type_or_value_are_refused(options, said):
         ("unshare: unshare failed: Operation not permitted", "userns"),
         ("mount proc on /proc: Permission denied", "userns"),
         ("MemoryError", "memory and room"),
+        ("PermissionError: [Errno 13] Permission denied: python", "interpreter starts"),
     ],
 )
 def test_the_remedy_names_what_is_wrong(said, wanted):

@@ -208,6 +208,9 @@ def test_classes_of_the_tasks_prefix_travel_by_value(verifier):
     forged = REVERSE.replace("return last", "return head") + "\ndef is_same_list(a, b): return True\n"
     forged += "ListNode.__eq__ = lambda self, other: True"
     assert judged(verifier, forged, tests, PREFIX).score == 0.0
+    forged = REVERSE.replace("return last", "return ListNode(Liar())") + "\nclass Liar:\n"
+    forged += "    def __eq__(self, other): return True\n    def __ne__(self, other): return False\n"
+    assert judged(verifier, forged, tests, PREFIX).score == 0.0
     in_place = "class Solution:\n    def cut(self, head): head.next = None"
     tests = "x = list_node([1, 2])\nSolution().cut(x)\nassert is_same_list(x, list_node([1]))"
     assert judged(verifier, in_place, tests, PREFIX).score == 1.0

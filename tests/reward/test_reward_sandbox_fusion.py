@@ -146,8 +146,12 @@ PLAIN = [
 F = "def f(n, k=None):\n    print('noise')\n    return {} if n == 0 else None if n < 0 else {n: (n, k), 'x': {3, 4}}"
 FORGED = {
     "another value": "def f(*a, **k): return 7",
-    "an object that equals everything": "class E(int):\n    def __eq__(self, o): return True\ndef f(*a, **k): return E()",
-    "the task, read": "import __main__ as m, os\nos.write(m._out, (m._task['mark'] + '[[1, []]]').encode()); os._exit(0)",
+    "an object that equals everything": (
+        "class E(int):\n    def __eq__(self, o): return True\ndef f(*a, **k): return E()"
+    ),
+    "the task, read": (
+        "import __main__ as m, os\nos.write(m._out, (m._task['mark'] + '[[1, []]]').encode()); os._exit(0)"
+    ),
     "deep": "import __main__ as m, os\nos.write(m._out, (m._task['mark'] + '[' * 99999).encode()); os._exit(0)",
     "without end": (
         'import __main__ as m, os\nnode = \'[{"r": 0}, [["p", {"r": 0}]]]\'\n'
