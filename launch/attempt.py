@@ -17,7 +17,7 @@ from launch.checkpoints import Contents, WorldSizeError, newest_complete
 from launch.compose import override, resolved, resolved_yaml, training_arguments
 from launch.environment import TRACKING, TRACKING_IDS, public_environment, secrets, with_project, write_public
 from launch.processes import Child, Signals
-from launch.redact import Secrets
+from launch.redact import mask
 from launch.runfile import ROOT, RunFile
 
 METRICS = "metrics.jsonl"
@@ -28,7 +28,7 @@ END, LOST, TEARDOWN = "end", "lost", "teardown"
 
 def say(text: str) -> None:
     """A line on standard output, secrets masked."""
-    print(f"[launch] {Secrets().mask(text)}", flush=True)
+    print(f"[launch] {mask(text)}", flush=True)
 
 
 def new_tracking_id(name: str) -> str:

@@ -17,10 +17,8 @@ from launch.attempts import Attempts
 from launch.compose import resolved_yaml, training_arguments
 from launch.environment import check_secrets, public_environment, write_public
 from launch.quoting import shell
-from launch.redact import PATTERNS, Secrets
+from launch.redact import known, mask
 from launch.runfile import ROOT, RunFile, RunFileError, load
-
-patterns = list(PATTERNS)  # of secrets: the run file's too, once it is read
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +31,7 @@ def main() -> None:
     """Errors that a person can repair end with their message, not with a traceback. Secrets are masked in both."""
 
     def end(text: str, status: int) -> NoReturn:
-        click.echo(Secrets(patterns).mask(text), err=True)
+        click.echo(mask(text), err=True)
         sys.exit(status)
 
     try:
@@ -67,7 +65,7 @@ def read(path: str, overrides: tuple[str, ...]) -> RunFile:
 
 def checked(run: RunFile) -> RunFile:
     """From here on its secrets are masked; raises RunFileError where one could not be."""
-    patterns.extend(run.secrets)
+    known.extend(run.secrets)
     check_secrets(run)
     return run
 
@@ -190,7 +188,7 @@ def preflight(path: str, overrides: tuple[str, ...], logs: Path | None) -> None:
     else:
         os.environ.update({k: v for k, v in public_environment(run).items() if k not in os.environ})
         found = checks.local_checks(run, prepared=not run.prepare or (run.root / ".prepared").exists())
-    text = Secrets(patterns).mask(f"{checks.table(found)} in {time.monotonic() - start:.0f} s")
+    text = mask(f"{checks.table(found)} in {time.monotonic() - start:.0f} s")
     click.echo(text)
     if logs:
         write_public(logs / "preflight.txt", text + "\n", run)

@@ -18,6 +18,8 @@ from urllib.parse import quote, quote_plus
 import yaml
 
 PATTERNS = ("*_TOKEN", "*_KEY", "*SECRET*", "*PASSWORD*")
+# Of messages, which may come before a run file is read: these, and those of every run that this process has read.
+known = list(PATTERNS)
 # Names that match a pattern and are none.
 PUBLIC = ("TOKENIZERS_PARALLELISM",)
 # Values that switch something, whatever the variable is called: HF_HUB_DISABLE_IMPLICIT_TOKEN=1.
@@ -146,6 +148,11 @@ class Secrets:
 
     def stream(self) -> "Stream":
         return Stream(self)
+
+
+def mask(text: str) -> str:
+    """A message, with a mask in place of each secret that is known so far."""
+    return Secrets(known).mask(text)
 
 
 def _pattern(needles: Iterable[bytes]) -> "re.Pattern[bytes] | None":

@@ -184,3 +184,10 @@ def test_messages_are_masked(tmp_path, value):
     assert "***" in out and value not in out and "Traceback" not in out
     out = launch("wait", "--address", "h:1", "--devices", "1", "--nodes", value, MY_TOKEN=value)
     assert "***" in out and "Invalid value" in out and Secrets(environ={"T_TOKEN": value}).found_in(out) is None
+
+
+def test_a_runs_own_secrets_are_masked_too(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"name": "a", "config": "poise_paper", "secrets": ["ODD_*"]}))
+    out = launch("local", str(path), "--dry-run", "trainer.save_freq=odd-secret-value", ODD_NAME="odd-secret-value")
+    assert "trainer.save_freq: want a number of steps (found '***')" in out

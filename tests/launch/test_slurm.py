@@ -11,6 +11,8 @@ import psutil
 import pytest
 import yaml
 
+from launch import quoting
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TWO_NODES = ["bash", str(HERE / "two_nodes.sh")]
@@ -105,6 +107,16 @@ def assert_clean(number: str, root: Path) -> None:
         for node in ("poise1", "poise2"):
             assert any((logs / f"ray_{node}").rglob("raylet*")), f"no Ray logs of {node} in {logs}"
     assert not list(Path("/tmp").glob(f"pr_{number}_*"))
+
+
+@pytest.mark.parametrize("value", ["it's", '"a" b', "#1", "back\\slash\\", "packjob", "$(x) `y` {}", "a=b;c"])
+def test_sbatch_reads_what_was_quoted(slurm, tmp_path, value):
+    script = tmp_path / "job.sbatch"
+    script.write_text(f"#!/bin/bash\n#SBATCH --hold\n#SBATCH {quoting.sbatch(f'--comment={value}')}\nexit 0\n")
+    number = subprocess.run(["sbatch", "--parsable", script], capture_output=True, text=True, check=True).stdout.strip()
+    shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True).stdout
+    subprocess.run(["scancel", number], check=True)
+    assert f"   Comment={value}" in [line.rstrip() for line in shown.splitlines()], shown
 
 
 def test_a_run_over_two_nodes(slurm, write_run, payload_folder):
