@@ -14,7 +14,7 @@ INSTALL_REQUIRES = [
     "ray[default]>=2.41",
     "torch",
     "numpy",
-    "transformers",  # verl sets the range
+    "transformers==5.9.0",  # as verl's own vllm extra has it
     "tensordict",  # verl sets the range
     "safetensors",
     "hydra-core>=1.3,<1.4",
@@ -46,6 +46,9 @@ EXTRAS_REQUIRE = {
     "gpu": ["vllm==0.24.0", "torch==2.11.0"],
     # Apart from `gpu`: it is built against an installed torch, so it comes second, without build isolation.
     "flash": ["flash-attn==2.8.3"],
+    # verl's nccl checkpoint engine, which trainer_mode=separate_async needs
+    "async": ["cupy-cuda13x==14.0.1"],
+    "wandb": ["wandb"],
     # lm-eval's implementation of IFEval's instructions, for reward/ifeval_verifier.py
     "ifeval": IFEVAL,
     "dev": [
@@ -62,7 +65,7 @@ EXTRAS_REQUIRE = {
 
 setup(
     name="poise-verl",
-    version="0.1.0",
+    version="0.2.0",
     description="POISE for verl: a probe on the actor's hidden states is the baseline of policy-gradient training",
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -9,6 +9,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 from verl.utils.device import auto_set_device
 
+from recipe.poise.attention import settle_attention
 from recipe.poise.config import check_block, check_config, check_types
 from recipe.poise.moved import check_moved
 from recipe.poise.plugin import check_registered
@@ -21,6 +22,7 @@ def main(config):
     check_registered()
     check_moved(config)
     auto_set_device(config)
+    settle_attention(config)
     poise = check_types(config)
     if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
         check_block(check_config(config), config)

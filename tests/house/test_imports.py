@@ -26,7 +26,10 @@ ROOMS: dict[str, set[str]] = {
         *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "config", "cpu", "plugin")),
     },
     f"{PLUGIN}.moved": set(),
-    f"{PLUGIN}.main_poise": {f"{PLUGIN}.{room}" for room in ("config", "moved", "plugin", "rollout", "trainer")},
+    f"{PLUGIN}.attention": set(),
+    f"{PLUGIN}.main_poise": {
+        f"{PLUGIN}.{room}" for room in ("attention", "config", "moved", "plugin", "rollout", "trainer")
+    },
     # applications beside it
     f"{PLUGIN}.progress": set(),
     f"{PLUGIN}.data": {"reward", f"{PLUGIN}.progress"},
