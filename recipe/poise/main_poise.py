@@ -13,6 +13,7 @@ from recipe.poise.attention import settle_attention
 from recipe.poise.config import check_block, check_config, check_types
 from recipe.poise.moved import check_moved
 from recipe.poise.plugin import check_registered
+from recipe.poise.trackers import check_trackers
 from recipe.poise.trainer.stop import EXIT_STATUS, StopRequested
 from recipe.poise.trainer.verdicts import check_reward
 
@@ -27,6 +28,7 @@ def main(config):
     if config.algorithm.adv_estimator == "poise":  # other estimators run as verl has them
         check_block(check_config(config), config)
     check_reward(config)
+    check_trackers(config)
     if poise.seeded_rollouts:
         from recipe.poise.rollout.seeded import use_seeded_rollouts
 

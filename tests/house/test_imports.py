@@ -27,8 +27,9 @@ ROOMS: dict[str, set[str]] = {
     },
     f"{PLUGIN}.moved": set(),
     f"{PLUGIN}.attention": set(),
+    f"{PLUGIN}.trackers": set(),
     f"{PLUGIN}.main_poise": {
-        f"{PLUGIN}.{room}" for room in ("attention", "config", "moved", "plugin", "rollout", "trainer")
+        f"{PLUGIN}.{room}" for room in ("attention", "config", "moved", "plugin", "rollout", "trackers", "trainer")
     },
     # applications beside it
     f"{PLUGIN}.progress": set(),

@@ -1,6 +1,7 @@
 """The seams of verl that POISE stands on: an upgrade that moves one fails here, by name."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 import pytest
@@ -10,8 +11,9 @@ from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tracking
 
-from recipe.poise import plugin
+from recipe.poise import plugin, trackers
 
 
 def parameters(function):
@@ -96,6 +98,9 @@ def test_engine_hooks_and_registry():
     for backend in ("fsdp", "fsdp2"):
         assert registry[backend]["cuda", "nvidia"] is engine.PoiseFSDPEngine
     assert registry["fsdp2"]["cpu"] is engine.PoiseCpuFSDPEngine
+    values = EngineRegistry._engines["value_model"]
+    assert values["fsdp"]["cuda", "nvidia"] is values["fsdp2"]["cuda", "nvidia"] is engine.ValueEngine
+    assert values["fsdp2"]["cpu"] is engine.CpuValueEngine
 
 
 def test_row_keys_and_padding_tags():
@@ -156,3 +161,10 @@ def test_weight_sync_has_a_socket_of_the_runs_own(monkeypatch):
         assert receiver._get_zmq_handle() == own_socket("ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-0.sock")
         handles.add(receiver._get_zmq_handle())
     assert len(handles) == 2
+
+
+@pytest.mark.parametrize("name", trackers.PACKAGES)
+def test_loggers_import_the_packages_that_we_look_for(name):
+    assert name in tracking.Tracking.supported_backend
+    imported = "torch.utils.tensorboard" if name == "tensorboard" else trackers.PACKAGES[name]
+    assert re.search(rf"(import|from) {re.escape(imported)}\b", source(tracking))

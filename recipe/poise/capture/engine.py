@@ -157,10 +157,15 @@ def configured_attention():
         verl.utils.model.load_valuehead_model = original
 
 
-@EngineRegistry.register(model_type="value_model", backend=["fsdp2"], device="cpu")
-class CpuValueEngine(CpuFSDPMixin, FSDPEngineWithValueHead):
-    """verl's value model on a CPU, for PPO."""
+@EngineRegistry.register(model_type="value_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
+class ValueEngine(FSDPEngineWithValueHead):
+    """verl's value model, for PPO, with the attention that the config names."""
 
     def _build_module(self):
         with configured_attention():
             return super()._build_module()
+
+
+@EngineRegistry.register(model_type="value_model", backend=["fsdp2"], device="cpu")
+class CpuValueEngine(CpuFSDPMixin, ValueEngine):
+    """The same on a CPU."""

@@ -10,6 +10,7 @@ as verl draws them, not by priority.
 
 import hashlib
 import json
+import math
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -70,11 +71,19 @@ class BetaTracker:
     def load(cls, path: Path) -> "BetaTracker":
         """Raises ValueError for a file of another form, FileNotFoundError."""
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_text(), parse_constant=_refuse)
             counts = {str(key): (float(good), float(bad)) for key, (good, bad) in values["counts"].items()}
-            return cls(float(values["discount"]), counts, (float(values["total"][0]), int(values["total"][1])))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            found = cls(float(values["discount"]), counts, (float(values["total"][0]), int(values["total"][1])))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"{path} is not SPO's tracker: {error}") from error
+        numbers = [*found.total, *(number for pair in counts.values() for number in pair)]
+        if not (0 < found.discount < 1 and all(math.isfinite(number) and number >= 0 for number in numbers)):
+            raise ValueError(f"{path} is not SPO's tracker: counts are finite and not negative, the discount in (0, 1)")
+        return found
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no count")
 
 
 @dataclass

@@ -36,7 +36,22 @@ def test_the_tracker_survives_a_resume(tmp_path):
     tracker.save(tmp_path / "tracker.json")
     assert BetaTracker.load(tmp_path / "tracker.json") == tracker
     assert [path.name for path in tmp_path.iterdir()] == ["tracker.json"]
-    (tmp_path / "bad.json").write_text('{"counts": [1]}')
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"counts": [1]}',
+        '{"discount": 0.9, "counts": {"a": [NaN, 1.0]}, "total": [1.0, 1]}',
+        '{"discount": 0.9, "counts": {"a": [1e999, 1.0]}, "total": [1.0, 1]}',
+        '{"discount": 0.9, "counts": {"a": [-1.0, 1.0]}, "total": [1.0, 1]}',
+        '{"discount": 0.9, "counts": {}, "total": [1.0, 1e999]}',
+        '{"discount": 1.0, "counts": {}, "total": [0.0, 0]}',
+        "",
+    ],
+)
+def test_a_file_that_holds_no_counts_is_refused(content, tmp_path):
+    (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ValueError, match="not SPO's tracker"):
         BetaTracker.load(tmp_path / "bad.json")
 
