@@ -96,8 +96,7 @@ def node_environment(run: RunFile) -> dict[str, str]:
 
 
 def run_node(run: RunFile, head: str | None, logs: Path, name: str) -> int:
-    """Run Ray on this node until a signal or the mark TEARDOWN ends it, or it ends by itself; its logs are then under
-    `logs`.
+    """Run Ray on this node until a signal, the mark TEARDOWN or Ray itself ends it; its logs are then under `logs`.
 
     Args:
         head: HOST:PORT of the head; None: this node is it.

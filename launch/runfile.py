@@ -57,7 +57,7 @@ class RunFileError(ValueError):
 
 
 class Section(BaseModel):
-    """A part of the run file; an unknown key is an error. Pydantic's own messages leave the input out: it may be a
+    """A part of the run file; an unknown key is an error. Pydantic leaves the input out of messages: it may be a
     secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

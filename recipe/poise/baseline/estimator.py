@@ -21,8 +21,7 @@ NAME = "poise"
 
 @dataclass
 class Pairing:
-    """What the estimator needs of a batch beyond verl's arguments; `result` is what it leaves behind for the
-    metrics."""
+    """What the estimator needs of a batch beyond verl's arguments; it leaves `result` behind for the metrics."""
 
     rows: Rows
     value_B: Tensor

@@ -1,8 +1,7 @@
 """Rollouts that repeat: each one's sampling seed is a function of the run's seed, the step, the prompt and the session.
 
 vLLM otherwise draws from one generator per replica, so a rollout depends on which requests happen to share a batch
-with it.
-Chosen by ``poise.seeded_rollouts``; for tests, for comparing runs, and for resuming as if never stopped.
+with it. Chosen by ``poise.seeded_rollouts``; for tests, for comparing runs, and for resuming as if never stopped.
 """
 
 import hashlib

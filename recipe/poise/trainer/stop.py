@@ -17,8 +17,7 @@ class StopRequested(Exception):
 
 
 def stop_requested(folder: str) -> bool:
-    """Whether the file is there. The folder is listed: asked for one name, a network filesystem may answer from a
-    cache."""
+    """Whether the file is there. The folder is listed: a network filesystem may answer for one name from a cache."""
     try:
         return STOP_FILE in os.listdir(folder)
     except FileNotFoundError:
