@@ -61,7 +61,7 @@ def _parse_gold(text: str) -> Any:
 def _number(value: Any) -> complex | None:
     try:
         return complex(value.evalf()) if not value.free_symbols else None
-    except (AttributeError, TypeError, ValueError, OverflowError):
+    except (AttributeError, TypeError, ValueError, ArithmeticError, NotImplementedError, RecursionError):
         return None
 
 
