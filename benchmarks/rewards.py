@@ -65,8 +65,8 @@ def plain(answer: str) -> str:
 
 
 FORMS = (
-    "\\${}", "{} \\text{{ dollars}}", "{} apples", "x = {}", "\\text{{Total}} = {}", "{}\\%", "{}^\\circ", "The answer is {}.",
-    "\\({}\\)", "**{}**", "{} \\text{{ cm}}^2", "{} km/h", "AB = BC = {}",
+    "\\${}", "{} \\text{{ dollars}}", "{} apples", "x = {}", "\\text{{Total}} = {}", "{}\\%", "{}^\\circ", "\\({}\\)",
+    "The answer is {}.", "**{}**", "{} \\text{{ cm}}^2", "{} km/h", "AB = BC = {}",
 )  # fmt: skip
 
 

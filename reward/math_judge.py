@@ -61,7 +61,7 @@ def _parse_gold(text: str) -> Any:
 def _number(value: Any) -> complex | None:
     try:
         return complex(value.evalf()) if not value.free_symbols else None
-    except (AttributeError, TypeError, ValueError, OverflowError):
+    except (AttributeError, TypeError, ValueError, ArithmeticError, NotImplementedError, RecursionError):
         return None
 
 
@@ -113,7 +113,8 @@ def _same_value(answer: Value, gold: Value) -> bool:
     sides = list(zip(answer.sides, answer.near, strict=True))
     if answer.label:
         sides = sides[1:]
-        while len(sides) > 1 and _is_name(sides[0][0]) and not _is_name(target):  # AB = BC = 5
+        # AB = BC = 5; where the target has variables too, the first side alone may be a name
+        while len(sides) > 1 and _is_name(sides[0][0]) and (not _is_name(target) or sides[0][0].isalpha()):
             sides = sides[1:]
     loose = any(near for _, near in sides)
     exact = [_same_quantity(side, answer.unit, target, gold.unit) for side, _ in sides]

@@ -134,6 +134,43 @@ def test_an_answer_that_computes_for_ever_is_a_failed_verifier_and_blocks_nobody
     assert judge(r"\boxed{2/4}", "1/2").score == 1.0  # the killed worker was replaced
 
 
+def test_towers_and_factorials_that_nobody_can_evaluate_are_wrong_at_once():
+    verifier = MathVerifier(time_limit_s=20, workers=1)
+    forms = ("9^{9^{9^{9}}}", "9**9**9+%d", "10^{10^{10}}", "(10^9)!", "9!!!", "123456!", "2^{10000000}", "1e9999999")
+
+    async def both():
+        await verifier.verify(r"\boxed{2/4}", "1/2", {})
+        start = time.monotonic()
+        towers = await asyncio.gather(*(verifier.verify(rf"\boxed{{{form}}}", "1/2", {}) for form in forms))
+        return towers, time.monotonic() - start
+
+    towers, seconds = asyncio.run(both())
+    assert [(verdict.acc, verdict.failed) for verdict in towers] == [(0.0, False)] * len(forms) and seconds < 2
+    for answer, gold in (("2^{2^{3}}", "256"), ("10^{100}", "10^{10^2}"), ("5!", "120"), ("9^{9^9}", "9^{9^{9}}")):
+        assert judge(rf"\boxed{{{answer}}}", gold).acc == 1.0  # what can be evaluated is, and equal text is equal
+
+
+def test_answers_that_hang_hold_a_good_one_up_for_a_moment_each():
+    """They hang in the library: no look at their shape would tell."""
+    verifier = MathVerifier(time_limit_s=1, workers=1)
+    gold = r"\sqrt{2}^{7^{7^{7^{7}}}}"  # a tower itself, so that towers are let through
+
+    async def go():
+        await verifier.verify(r"\boxed{2/4}", "1/2", {})
+        hanging = [
+            asyncio.create_task(verifier.verify(rf"\boxed{{9^{{9^{{9^{{9}}}}}}+{n}}}", gold, {})) for n in range(10)
+        ]
+        await asyncio.sleep(0.05)
+        start = time.monotonic()
+        good = await verifier.verify(r"\boxed{2/4}", "1/2", {})
+        held_up = time.monotonic() - start
+        return good, held_up, await asyncio.gather(*hanging)
+
+    good, held_up, hung = asyncio.run(go())
+    assert good.acc == 1.0 and held_up < 7  # 2.7 s on an idle machine; their whole limits are 10 s
+    assert all(verdict.failed and "no result within 1 s" in verdict.reason for verdict in hung)
+
+
 def test_the_limit_is_hard_and_a_dead_worker_is_told_apart():
     pool = LimitedPool(1, os.getpid)  # the workers cannot import this file
     try:
