@@ -20,7 +20,6 @@ INSTALL_REQUIRES = [
     "hydra-core>=1.3,<1.4",
     "omegaconf>=2.3,<2.4",
     "math-verify>=0.9,<0.10",
-    "pebble>=5,<6",  # worker processes with a hard time limit
     "aiohttp",
     # A new version may generate other tasks from the same seed, and so other training data.
     "reasoning-gym==0.1.25",

@@ -39,7 +39,7 @@ def run(hidden: str, folder: Path, *command: str) -> subprocess.CompletedProcess
     ("script", "module"),
     [
         ("probe", "sklearn"), ("probe", "tqdm"), ("probe_ranks", "torch"), ("probe_ranks", "safetensors"),
-        ("capture", "transformers"), ("rewards", "math_verify"), ("rewards", "pebble"),
+        ("capture", "transformers"), ("rewards", "math_verify"),
     ],
 )  # fmt: skip
 def test_a_benchmark_says_what_to_install(script, module, tmp_path):

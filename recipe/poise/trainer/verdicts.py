@@ -60,6 +60,7 @@ def check_reward(config: DictConfig) -> None:
     if not ours:
         return
     kwargs = OmegaConf.to_container(custom.get("reward_kwargs") or OmegaConf.create({}), resolve=True)
+    reward.router.check_kwargs(kwargs)  # type: ignore[arg-type]
     listed = [config.data.train_files, config.data.val_files]
     files = [str(file) for entry in listed for file in ([entry] if isinstance(entry, str) else entry or [])]
     # files on a distributed filesystem are copied by verl later; an unknown source in them is an error at its first row

@@ -33,3 +33,12 @@ def test_an_unknown_source_is_refused(tmp_path, path, monkeypatch):
 def test_another_reward_function_is_its_owners_business(tmp_path):
     check_reward(config(tmp_path, "mine", "other.py"))
     check_reward(config(tmp_path, "mine", None))
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [("bonuss", 0.1, "did you mean bonus"), ("bonus", "abc", "bonus")])
+def test_a_misspelt_or_wrong_option_is_refused_before_the_start(tmp_path, monkeypatch, name, value, said):
+    monkeypatch.chdir(pytest.importorskip("reward.router").__file__.removesuffix("/reward/router.py"))
+    run = config(tmp_path, "gsm8k")
+    run.reward.custom_reward_function.reward_kwargs[name] = value
+    with pytest.raises(ValueError, match=said):
+        check_reward(run)
