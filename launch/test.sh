@@ -23,4 +23,9 @@ stage "ruff format" ruff format --check .
 stage mypy mypy
 stage "bash -n" bash_syntax
 stage shellcheck shellcheck -x launch/*.sh .ci/run
-stage pytest poise_run python -m pytest "$@"
+if (($#)); then
+  stage pytest poise_run python -m pytest "$@"
+else # a file's tests stay together; those that start Ray and train want the machine for themselves
+  stage "pytest, side by side" poise_run python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not e2e and not long"
+  stage "pytest, end to end" poise_run python -m pytest -m "e2e and not long"
+fi
