@@ -30,7 +30,7 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     assert [config.data.seed, config.actor_rollout_ref.rollout.seed, config.poise.seed] == [3, 3, 3]
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
     assert (config.algorithm.adv_estimator, rollout.n) == ESTIMATORS[method]
-    assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 256
+    assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 64
     assert config.critic.enable == (method in ("poise", "poise_n1", "ppo"))
     assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
     if method.startswith("poise"):
