@@ -8,6 +8,8 @@ from probe.checked import DISTINCT, NOT_EMPTY, Range, SettingError, checked, set
 
 Kind = Literal["subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensemble"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Weights = Literal["uniform", "length", "energy"]
+Fit = Literal["lagged", "fresh"]
 DEFAULT_DOMAIN = "default"
 
 Count = Annotated[int, Range(1)]
@@ -75,6 +77,26 @@ class ProbeSettings:
         """Index in `domain_names` of a row's data source."""
         matches = (i for i, pattern in enumerate(self.domains.values()) if fnmatchcase(source, pattern))
         return next(matches, len(self.domains))
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What rows weigh, and which rows a value is fitted on. Raises SettingError for values that cannot work.
+
+    Attributes:
+        weights: what the weights that rows come with are: rows of one state must weigh alike.
+        weight_cap: a row weighs at most this quantile of what earlier rows of its domain weighed; None: no limit.
+        fit: "lagged": on earlier steps; "fresh": on the step's other prompts too.
+        prompt_blocks: names of feature blocks that depend on the prompt alone: what a fresh fit starts with.
+    """
+
+    weights: Weights = "uniform"
+    weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
+    fit: Fit = "lagged"
+    prompt_blocks: tuple[Text, ...] = ()
+
+    def __post_init__(self):
+        settle(self)
 
 
 def check_penalties(penalties) -> None:
