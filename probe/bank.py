@@ -95,7 +95,7 @@ class ProbeBank:
                 continue
             domain_RF = x_RF[rows] if len(self.probes) > 1 else x_RF
             value_R[rows] = self._value(probe, domain_RF)
-            weight_R3[rows] = torch.tensor(probe.verdict.weight_E, device=self.device)
+            weight_R3[rows] = self._weights(probe, RLOO_ONLY.weight_E)
             constant_R[rows] = probe.constant
         weight_R = self._capped(weight_R, domain_R)
         return Prediction(value_R, weight_R3, constant_R, torch.ones_like(value_R) if weight_R is None else weight_R)
@@ -133,8 +133,14 @@ class ProbeBank:
             if shared_R is not None and share < 1.0:
                 own_R = shared_R[place] if share <= 0.0 else share * own_R + (1.0 - share) * shared_R[place]
             value_R[place] = own_R
-            weight_R3[place] = torch.tensor(probe.verdict.weight_E if probe.judged else first, device=self.device)
+            weight_R3[place] = self._weights(probe, first)
         return Prediction(value_R, weight_R3, constant_R, torch.ones_like(value_R) if weight_R is None else weight_R)
+
+    def _weights(self, probe: DomainProbe, first: tuple[float, float, float]) -> Tensor:
+        """(3,) the guard's weights for the domain's rows; `first` while it has judged nothing."""
+        verdict = probe.verdict.weight_E if probe.judged else first
+        early = self.updates < self.settings.min_updates
+        return torch.tensor(RLOO_ONLY.weight_E if early else verdict, device=self.device)
 
     def _capped(self, weight_R: Tensor | None, domain_R: Tensor) -> Tensor | None:
         """Weights of rows, capped by what earlier rows of their domain weighed."""

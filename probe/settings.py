@@ -29,10 +29,12 @@ class ProbeSettings:
         domain_rows: name -> rows kept of this domain in place of `window_rows` (paper: 4,096 of math, 3,072 of code).
         max_age: steps after which rows leave, None for no limit.
         min_rows: rows needed before the first fit; until then every baseline is RLOO's.
+        min_updates: updates whose baseline is RLOO's whatever was fitted (paper: 16).
         rank: dimensions of the subspace that the states are projected to, where they are not used as they are.
         exact_features: up to so many features there is no subspace.
         penalties: grid of ridge penalties in units of the mean squared singular value; the one with the smallest
-            leave-one-prompt-out error is used.
+            leave-one-prompt-out error is used. "pca_ridge" has one penalty, in units of its own: the only one of a grid
+            of one, else the paper's 100.
         guard: "combine" mixes probe, RLOO and constant by their out-of-prompt errors; "switch" takes the best of them;
             "off" takes the probe as soon as it is fitted.
         domains: name -> pattern over data_source (fnmatch); the first match wins, other rows go to "default".
@@ -45,6 +47,7 @@ class ProbeSettings:
     domain_rows: dict[Text, Rows] = field(default_factory=dict)
     max_age: Count | None = None
     min_rows: Rows = 64
+    min_updates: Annotated[int, Range(0)] = 0
     rank: Count = 96
     exact_features: Count = 512
     penalties: Penalties = tuple(10.0 ** (half / 2) for half in range(-8, 9))
