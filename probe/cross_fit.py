@@ -142,7 +142,8 @@ def left_out_values(
     hat_GMM = root_GM.unsqueeze(2) * cross_GMM
     eye_MM = torch.eye(hat_GMM.shape[1], dtype=hat_GMM.dtype, device=hat_GMM.device)
     error_GM1 = (root_GM * (y_GM - linear_GM)).unsqueeze(2)
-    # singular where nothing is left without the group: the result is not finite, and no row gets a value
+    # singular where nothing is left without the group, which then has no value
     solved_GM1, _ = torch.linalg.solve_ex(eye_MM - hat_GMM, error_GM1)
     value_R = groups.unpad(mean + linear_GM - (cross_GMM @ solved_GM1).squeeze(2))
-    return torch.where(value_R.isfinite(), value_R, float("nan"))
+    left_R = _others((weight[:rows] > 0).double(), group_R, (weight[rows:] > 0).double())
+    return torch.where((left_R > 0) & value_R.isfinite(), value_R, float("nan"))

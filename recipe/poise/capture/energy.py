@@ -38,10 +38,10 @@ def score_weights(
     row_Y = torch.repeat_interleave(torch.arange(rows, device=length_R.device), length_R, output_size=tokens)
     first_R = length_R.cumsum(0) - length_R
     place_Y = torch.arange(tokens, device=row_Y.device) - first_R[row_Y] + spans.prompt_end[row_Y] - 1
-    missed_Y = -torch.expm1(log_prob_T[place_Y].double())  # 1 - pi, with all its digits where pi is close to 1
-    energy_Y = missed_Y.square()
-    if sum_pi_squared_T is not None:  # what rounding may make negative is nothing
-        energy_Y = (2.0 * missed_Y - 1.0 + sum_pi_squared_T[place_Y].double()).clamp(min=0.0)
+    log_prob_Y = log_prob_T[place_Y].double()
+    energy_Y = torch.expm1(log_prob_Y).square()  # (1 - pi)^2, with all its digits where pi is close to 1
+    if sum_pi_squared_T is not None:  # the other tokens' part, which rounding may make negative
+        energy_Y = energy_Y + (sum_pi_squared_T[place_Y].double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
     counted_Y = response_mask_Y.to(row_Y.device) > 0
     # masked tokens are set to 0, not multiplied by it: their numbers need not be finite
     columns_Y2 = torch.stack([torch.where(counted_Y, energy_Y, 0.0), counted_Y.double()], dim=1)
