@@ -3,8 +3,9 @@
 Stands alone: torch, numpy and safetensors only (the offline study also uses matplotlib and tqdm).
 """
 
-from probe.bank import Prediction, ProbeBank
+from probe.bank import ProbeBank
 from probe.distributed import DistributedBank
-from probe.settings import FeatureLayout, ProbeSettings
+from probe.prediction import Prediction
+from probe.settings import Crossing, FeatureLayout, ProbeSettings
 
-__all__ = ["DistributedBank", "FeatureLayout", "Prediction", "ProbeBank", "ProbeSettings"]
+__all__ = ["Crossing", "DistributedBank", "FeatureLayout", "Prediction", "ProbeBank", "ProbeSettings"]

@@ -1,4 +1,4 @@
-"""The probes of a run, one per domain: predict with what earlier steps taught, then learn from this step's rows.
+"""The probes of a run, one per domain: predict by earlier steps, or cross-fit; then learn this step's rows.
 
 Shapes: R rows of a step, N rows in a window, F features.
 """
@@ -12,25 +12,17 @@ import torch
 from torch import Tensor
 
 from probe import state
-from probe.checked import Range, read, settle
-from probe.domain import DomainProbe
+from probe.checked import Range, SettingError, read, settle
+from probe.cross_fit import CLOSED_FORM, NO_CLOSED_FORM
+from probe.domain import RLOO_ONLY, DomainProbe
 from probe.estimators import Estimator, make_estimator
 from probe.metrics import calibration_metrics, prediction_scores
-from probe.pairing import sibling_mean
-from probe.settings import FeatureLayout, ProbeSettings
-from probe.window import newest_groups
+from probe.prediction import Prediction
+from probe.settings import Crossing, FeatureLayout, ProbeSettings
+from probe.shared import cross_fit_shared, fit_shared
+from probe.step import prepare
 
 NAN = float("nan")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Of R rows: value_R (NaN where not fitted or the row is not finite), weight_R3 (of probe, RLOO and constant in the
-    row's baseline; sums to one), constant_R (mean reward of the window, NaN while it is empty). All float32."""
-
-    value_R: Tensor
-    weight_R3: Tensor
-    constant_R: Tensor
 
 
 @dataclass(frozen=True)
@@ -53,11 +45,27 @@ class ProbeBank:
         device: where windows live and fits run.
         seed: of the subspace's random start.
         self_target: rows without siblings learn from their own reward: right only for features of the prompt alone.
+        crossing: what rows weigh and how values are fitted.
     """
 
-    def __init__(self, settings: ProbeSettings, layout: FeatureLayout, device="cpu", seed: int = 0, self_target=False):
+    def __init__(
+        self,
+        settings: ProbeSettings,
+        layout: FeatureLayout,
+        device="cpu",
+        seed: int = 0,
+        self_target=False,
+        crossing: Crossing = Crossing(),  # noqa: B008  frozen
+    ):
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
-        self.updates = 0
+        self.crossing, self.updates = crossing, 0
+        if crossing.fit == "fresh" and settings.kind not in CLOSED_FORM:
+            raise SettingError("fit", crossing.fit, f"lagged with kind={settings.kind}: {NO_CLOSED_FORM}")
+        blocks = [
+            torch.full((size,), name in crossing.prompt_blocks)
+            for name, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        self._prompt_F = torch.cat(blocks).to(self.device)
         self.probes = [DomainProbe(name, settings, layout, self.device, seed) for name in settings.domain_names]
         self.shared: Estimator = make_estimator(settings, layout, seed)
 
@@ -72,8 +80,12 @@ class ProbeBank:
         return x_RF.to(self.device, torch.float32), domain_R.to(self.device)
 
     @torch.no_grad()
-    def predict(self, x_RF: Tensor, domain_R: Tensor | None = None) -> Prediction:
-        """Values of rows by the probes fitted in earlier updates. Raises ValueError for rows of another width."""
+    def predict(self, x_RF: Tensor, domain_R: Tensor | None = None, weight_R: Tensor | None = None) -> Prediction:
+        """Values of rows by the probes fitted in earlier updates. Raises ValueError for rows of another width.
+
+        Args:
+            weight_R: as in `update`.
+        """
         x_RF, domain_R = self._check(x_RF, domain_R)
         value_R, constant_R = (torch.full((len(x_RF),), NAN, device=self.device) for _ in range(2))
         weight_R3 = torch.zeros(len(x_RF), 3, device=self.device)
@@ -83,9 +95,61 @@ class ProbeBank:
                 continue
             domain_RF = x_RF[rows] if len(self.probes) > 1 else x_RF
             value_R[rows] = self._value(probe, domain_RF)
-            weight_R3[rows] = torch.tensor(probe.verdict.weight_E, device=self.device)
+            weight_R3[rows] = self._weights(probe, RLOO_ONLY.weight_E)
             constant_R[rows] = probe.constant
-        return Prediction(value_R, weight_R3, constant_R)
+        weight_R = self._capped(weight_R, domain_R)
+        return Prediction(value_R, weight_R3, constant_R, torch.ones_like(value_R) if weight_R is None else weight_R)
+
+    @torch.no_grad()
+    def cross_fit(
+        self,
+        x_RF: Tensor,
+        reward_R: Tensor,
+        group_R: Tensor,
+        domain_R: Tensor | None = None,
+        weight_R: Tensor | None = None,
+    ) -> Prediction:
+        """Values and constants of a step's rows from fits that hold earlier rows and the step's other prompts; nothing
+        is learned. Arguments as in `update`, of all the step's rows; what is said of a row does not depend on the
+        reward and the weight that any row of its prompt has of its own, other than through its features.
+
+        The guard's weights are those of earlier steps; while it has none, the probe is taken, or RLOO where no feature
+        depends on the prompt alone.
+        """
+        x_RF, domain_R = self._check(x_RF, domain_R)
+        weight_R = self._capped(weight_R, domain_R)
+        reward_R, group_R = reward_R.to(self.device, torch.float32), group_R.to(self.device)
+        rows = prepare(x_RF, reward_R, group_R, weight_R, self.self_target)
+        value_R, constant_R = (torch.full((len(x_RF),), NAN, device=self.device) for _ in range(2))
+        weight_R3 = torch.zeros(len(x_RF), 3, device=self.device)
+        first = (1.0, 0.0, 0.0) if self._prompt_F.any() else RLOO_ONLY.weight_E
+        shared_R = cross_fit_shared(self.shared, self.settings, self.probes, rows)
+        for index, probe in enumerate(self.probes):
+            place = (domain_R == index).nonzero().squeeze(1)
+            if not len(place):
+                continue
+            own_R, constant_R[place] = probe.cross_fit(rows.at(place), self._prompt_F)
+            share = 1.0 if shared_R is None else probe.own_share
+            if shared_R is not None and share < 1.0:
+                own_R = shared_R[place] if share <= 0.0 else share * own_R + (1.0 - share) * shared_R[place]
+            value_R[place] = own_R
+            weight_R3[place] = self._weights(probe, first)
+        return Prediction(value_R, weight_R3, constant_R, torch.ones_like(value_R) if weight_R is None else weight_R)
+
+    def _weights(self, probe: DomainProbe, first: tuple[float, float, float]) -> Tensor:
+        """(3,) the guard's weights for the domain's rows; `first` while it has judged nothing."""
+        verdict = probe.verdict.weight_E if probe.judged else first
+        early = self.updates < self.settings.min_updates
+        return torch.tensor(RLOO_ONLY.weight_E if early else verdict, device=self.device)
+
+    def _capped(self, weight_R: Tensor | None, domain_R: Tensor) -> Tensor | None:
+        """Weights of rows, capped by what earlier rows of their domain weighed."""
+        if weight_R is None:
+            return None
+        weight_R = weight_R.to(self.device, torch.float32)
+        cap_D = torch.tensor([probe.cap(self.crossing.weight_cap) for probe in self.probes], device=self.device)
+        # a weight that is not finite stays so: no cap makes it good
+        return torch.where(weight_R.isfinite(), torch.minimum(weight_R, cap_D.float()[domain_R]), weight_R)
 
     def _value(self, probe: DomainProbe, x_RF: Tensor) -> Tensor:
         share = self._own_share(probe)
@@ -103,8 +167,9 @@ class ProbeBank:
         domain_R: Tensor | None = None,
         step: int = 0,
         weight_R: Tensor | None = None,
+        said: Prediction | None = None,
     ) -> dict[str, float]:
-        """Score the present probes on the new rows, put the good ones into the windows, fit, and weigh the baselines.
+        """Score what was said of the new rows, put the good ones into the windows, fit, and weigh the baselines.
 
         Args:
             x_RF, reward_R: features and the row's own reward; rows with a non-finite number, or without a sibling of
@@ -115,29 +180,20 @@ class ProbeBank:
             weight_R: how much the error of a baseline for this row's own reward counts, 0 or more; ratios matter.
                 With them the probe tends to E[w r] / E[w] instead of E[r], and so do guard and constant. A row without
                 a finite weight is treated as one without a reward; a row of weight 0 teaches its siblings nothing.
+            said: what `predict` or `cross_fit` said of the same rows; asked again where it is not given.
 
         Returns:
             Metrics by name; those of several domains carry the domain's name as a prefix.
         """
         x_RF, domain_R = self._check(x_RF, domain_R)
         reward_R, group_R = reward_R.to(self.device, torch.float32), group_R.to(self.device)
-        target_weight_R = None
-        if weight_R is not None:
-            weight_R = weight_R.to(self.device, torch.float32)
-            reward_R = torch.where(weight_R.isfinite() & (weight_R >= 0), reward_R, NAN)
-            weight_R = torch.where(reward_R.isfinite(), weight_R, NAN)
-            target_weight_R = sibling_mean(weight_R, group_R)  # of all the pairs that the target stands for
-        target_R = sibling_mean(reward_R, group_R, None if weight_R is None else weight_R.nan_to_num())
-        if self.self_target:
-            alone_R = ~target_R.isfinite()
-            target_R = torch.where(alone_R, reward_R, target_R)
-            if weight_R is not None and target_weight_R is not None:
-                target_weight_R = torch.where(alone_R, weight_R, target_weight_R)
-        if target_weight_R is not None:
-            target_R = torch.where(target_weight_R > 0, target_R, NAN)
-        finite_R, rewarded_R = x_RF.isfinite().all(dim=1), reward_R.isfinite()
-        good_R = finite_R & rewarded_R & target_R.isfinite()
-        before = self.predict(x_RF, domain_R)
+        if said is None and self.crossing.fit == "fresh":
+            said = self.cross_fit(x_RF, reward_R, group_R, domain_R, weight_R)
+        before = self.predict(x_RF, domain_R) if said is None else said
+        uncapped_R = None if weight_R is None else weight_R.to(self.device, torch.float32)
+        rows = prepare(x_RF, reward_R, group_R, self._capped(weight_R, domain_R), self.self_target)
+        finite_R, rewarded_R, good_R = rows.finite_R, rows.reward_R.isfinite(), rows.good_R
+        target_R, target_weight_R = rows.target_R, rows.target_weight_R
         metrics = {
             "rows": float(len(x_RF)),
             "left_out_features": float((~finite_R).sum()),
@@ -146,15 +202,14 @@ class ProbeBank:
         }
         scored_R = good_R & before.value_R.isfinite()
         scored_weight_R = None if target_weight_R is None else target_weight_R[scored_R]
-        said = (before.value_R[scored_R], target_R[scored_R])
-        metrics |= prediction_scores(*said, before.constant_R[scored_R], scored_weight_R)
-        metrics |= calibration_metrics(*said, weight_R=scored_weight_R)
+        scored = (before.value_R[scored_R], target_R[scored_R])
+        metrics |= prediction_scores(*scored, before.constant_R[scored_R], scored_weight_R)
+        metrics |= calibration_metrics(*scored, weight_R=scored_weight_R)
         start = time.perf_counter()
         for index, probe in enumerate(self.probes):
-            rows = (good_R & (domain_R == index)).nonzero().squeeze(1)
-            counts = [None if column is None else column[rows] for column in (weight_R, target_weight_R)]
-            probe.learn(x_RF[rows], reward_R[rows], target_R[rows], before.value_R[rows], group_R[rows], step, *counts)
-        left_out = self._fit_shared()
+            place = (good_R & (domain_R == index)).nonzero().squeeze(1)
+            probe.learn(rows.at(place), before.value_R[place], step, None if uncapped_R is None else uncapped_R[place])
+        left_out = fit_shared(self.shared, self.settings, self.probes)
         for name, probe, shared_left_out_N in zip(self.settings.domain_names, self.probes, left_out, strict=True):
             prefix = f"{name}/" if len(self.probes) > 1 else ""
             share = self._own_share(probe)
@@ -171,33 +226,6 @@ class ProbeBank:
         """Weight of the domain's own probe against the shared one."""
         return probe.own_share if self.shared.fitted else 1.0
 
-    def _fit_shared(self) -> list[Tensor | None]:
-        """Fit the shared probe while a domain borrows; its out-of-prompt predictions of each window's rows.
-
-        It is made of the newest rows of every domain, as many in all as one window holds, and only as long as a domain
-        with rows is short of them: a state that passes.
-        """
-        nothing: list[Tensor | None] = [None] * len(self.probes)
-        borrowers = [p for p in self.probes if len(p.window) and p.own_share < 1.0]
-        if len(self.probes) < 2 or not borrowers or not self.settings.borrow_rows:
-            return nothing
-        slots = [_newest(p, self.settings.window_rows // len(self.probes)) for p in self.probes]
-        if sum(map(len, slots)) < self.settings.min_rows:
-            return nothing
-        pairs = list(zip(self.probes, slots, strict=True))
-        group_N = torch.cat([p.window.group[s] * len(self.probes) + i for i, (p, s) in enumerate(pairs)])
-        x_NF = torch.cat([p.window.feature[s] for p, s in pairs])
-        target_N = torch.cat([p.window.target[s] for p, s in pairs])
-        self.shared.fit(x_NF, target_N, group_N, torch.cat([p.window.target_weight[s] for p, s in pairs]))
-        if self.shared.left_out_ is None:
-            return nothing
-        parts = self.shared.left_out_.split([len(s) for s in slots])
-        whole = [len(s) == len(p.window) for p, s in pairs]  # a borrower has few rows: all of them took part
-        return [
-            part if all_of_it and probe in borrowers else None
-            for part, all_of_it, probe in zip(parts, whole, self.probes, strict=True)
-        ]
-
     def _identity(self) -> dict:
         """What must agree between a state and the bank that loads it."""
         return {
@@ -205,6 +233,7 @@ class ProbeBank:
             "feature_order": self.layout.names,
             "settings": asdict(self.settings),
             "self_target": self.self_target,
+            "crossing": asdict(self.crossing),
         }
 
     def save(self, folder: str | Path) -> None:
@@ -247,9 +276,3 @@ class ProbeBank:
                     estimator.predict(torch.zeros(1, self.layout.num_features, device=self.device))
         except (ValueError, RuntimeError) as error:
             raise state.damaged(folder, error) from error
-
-
-def _newest(probe: DomainProbe, rows: int) -> Tensor:
-    """Slots of the domain's newest whole groups, at most `rows` rows, oldest first."""
-    order = probe.window.order
-    return order[newest_groups(probe.window.group[order], rows)]

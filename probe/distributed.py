@@ -1,6 +1,6 @@
 """One bank for all ranks of a process group: rank 0 holds it, the others send rows and receive predictions.
 
-What travels: each row once to rank 0 (features and a few numbers), and five numbers a row back. The result depends
+What travels: each row once to rank 0 (features and a few numbers), and six numbers a row back. The result depends
 neither on the number of ranks nor on how rows are spread over them.
 
 Shapes: R rows of this rank, N rows of all ranks, F features.
@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from probe.bank import Prediction, ProbeBank
+from probe.bank import ProbeBank
+from probe.prediction import Prediction
 
 
 class DistributedBank:
@@ -28,7 +29,8 @@ class DistributedBank:
         if (bank is None) == (self.rank == 0):
             raise ValueError(f"rank {self.rank}: rank 0 brings the bank, and only rank 0")
         self.bank = bank
-        self._rows: tuple[Tensor, Tensor] | None = None  # rank 0: the step's rows, kept from predict to update
+        # rank 0: the step's rows and, of a cross-fit, what was said of them; kept from predict to update
+        self._rows: tuple[Tensor, Tensor, Prediction | None] | None = None
 
     def _gather(self, rows_RC: Tensor, counts: list[int]) -> Tensor | None:
         """Rows of all ranks on rank 0, in rank order; None elsewhere."""
@@ -49,10 +51,11 @@ class DistributedBank:
         domain_R: Tensor | None = None,
         weight_R: Tensor | None = None,
     ) -> Prediction:
-        """Values of this rank's rows by the probes of earlier steps; the rows are kept for `update`.
+        """Values of this rank's rows, lagged or fresh as the bank's `crossing` says; the rows are kept for `update`.
 
         Args:
-            id_R: int64, distinct over all ranks; rows with a negative id are padding: predicted, not learned.
+            id_R: int64, distinct over all ranks; rows with a negative id are padding: not learned, and predicted only
+                from earlier steps.
             x_RF, reward_R, group_R, domain_R, weight_R: as in `ProbeBank.update`; groups may span ranks. All on the
                 device that the process group communicates from. Weights come from all ranks or from none.
         """
@@ -68,21 +71,24 @@ class DistributedBank:
         # float64 holds ids and groups exactly
         head_RC = torch.stack([column.double().to(device) for column in columns], dim=1)
         head_NC, x_NF = self._gather(head_RC, counts), self._gather(x_RF.float(), counts)
-        said_N5 = torch.empty(sum(counts), 5, device=device)
+        said_N6 = torch.empty(sum(counts), 6, device=device)
         if self.bank is not None and head_NC is not None and x_NF is not None:
-            said_N5.copy_(self._predict(self.bank, head_NC, x_NF))
+            said_N6.copy_(self._predict(self.bank, head_NC, x_NF))
         if self.ranks > 1:
-            dist.broadcast(said_N5, group=self.group, group_src=0)
-        said_R5 = said_N5.split(counts)[self.rank]
-        return Prediction(value_R=said_R5[:, 0], weight_R3=said_R5[:, 1:4], constant_R=said_R5[:, 4])
+            dist.broadcast(said_N6, group=self.group, group_src=0)
+        return Prediction.of_table(said_N6.split(counts)[self.rank])
 
     def _predict(self, bank: ProbeBank, head_NC: Tensor, x_NF: Tensor) -> Tensor:
-        domain_N = head_NC[:, 2].long()
-        said = bank.predict(x_NF, torch.where(domain_N < 0, len(bank.probes) - 1, domain_N))
+        weight_N = head_NC[:, 4] if head_NC.shape[1] > 4 else None
+        said_N6 = bank.predict(x_NF, _domains(bank, head_NC), weight_N).table_R6
         real = (head_NC[:, 0] >= 0).nonzero().squeeze(1)
         order = real[head_NC[real, 0].argsort()]  # the same rows in the same order, however they were spread
-        self._rows = (head_NC[order], x_NF[order])
-        return torch.cat([said.value_R.unsqueeze(1), said.weight_R3, said.constant_R.unsqueeze(1)], dim=1)
+        crossed = None
+        if bank.crossing.fit == "fresh":
+            crossed = bank.cross_fit(*_columns(bank, head_NC[order], x_NF[order]))
+            said_N6[order] = crossed.table_R6
+        self._rows = (head_NC[order], x_NF[order], crossed)
+        return said_N6
 
     def update(self, step: int = 0) -> dict[str, float]:
         """Learn the rows of the last `predict`; metrics on rank 0, nothing elsewhere. Raises RuntimeError where there
@@ -91,9 +97,18 @@ class DistributedBank:
             return {}
         if self._rows is None:
             raise RuntimeError("there are no rows to learn: call predict first, once for each update")
-        head_NC, x_NF = self._rows
+        head_NC, x_NF, crossed = self._rows
         self._rows = None
-        domain_N = head_NC[:, 2].long()
-        domain_N = torch.where(domain_N < 0, len(self.bank.probes) - 1, domain_N)
-        weight_N = head_NC[:, 4] if head_NC.shape[1] > 4 else None
-        return self.bank.update(x_NF, head_NC[:, 3].float(), head_NC[:, 1].long(), domain_N, step, weight_N)
+        x_NF, reward_N, group_N, domain_N, weight_N = _columns(self.bank, head_NC, x_NF)
+        return self.bank.update(x_NF, reward_N, group_N, domain_N, step, weight_N, crossed)
+
+
+def _domains(bank: ProbeBank, head_NC: Tensor) -> Tensor:
+    domain_N = head_NC[:, 2].long()
+    return torch.where(domain_N < 0, len(bank.probes) - 1, domain_N)
+
+
+def _columns(bank: ProbeBank, head_NC: Tensor, x_NF: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Features, rewards, groups, domains and weights."""
+    weight_N = head_NC[:, 4] if head_NC.shape[1] > 4 else None
+    return x_NF, head_NC[:, 3].float(), head_NC[:, 1].long(), _domains(bank, head_NC), weight_N

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from probe import weights
 from probe.checked import Range, read, settle
+from probe.cross_fit import EarlierRows, cross_fit, left_out_mean
 from probe.estimators import Estimator, make_estimator
 from probe.guard import BASELINES, Verdict, judge
 from probe.settings import FeatureLayout, ProbeSettings
 from probe.state import Tensors, check_tensors, prefixed, split
+from probe.step import StepRows
 from probe.window import SlidingWindow
 
 RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
@@ -66,11 +68,34 @@ class DomainProbe:
             return 0.0
         return 1.0 if not self.settings.borrow_rows else min(1.0, len(self.window) / self.settings.borrow_rows)
 
-    def learn(self, x_RF, reward_R, target_R, value_R, group_R, step: int, weight_R=None, target_weight_R=None) -> None:
-        """Take in the rows of a step and, with rows enough, follow the window. A step without rows, and without rows
-        that grew too old, changes nothing."""
-        max_age = self.settings.max_age
-        change = self.window.push(x_RF, reward_R, target_R, value_R, group_R, step, max_age, weight_R, target_weight_R)
+    @property
+    def judged(self) -> bool:
+        """Whether the guard has had rows to judge the baselines on."""
+        return any(error == error for error in self.verdict.error_E)
+
+    def cap(self, share: float | None) -> float:
+        """What a row may weigh at most: a quantile of the window's weights before they were capped, so of earlier steps
+        only; infinite while the window is short of rows."""
+        if share is None or len(self.window) < self.settings.min_rows:
+            return float("inf")
+        return weights.quantile(self.window.uncapped[self.window.order], share)
+
+    def cross_fit(self, step: StepRows, prompt_F: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Values and constants (R,) of a step's rows, from the window and the step's other prompts."""
+        window, order = self.window, self.window.order
+        coordinate_NK = self.estimator.window_coordinates(window) if self.estimator.strength_ > 0 else None
+        earlier = EarlierRows(window.feature[order], window.target[order], window.target_weight[order], coordinate_NK)
+        value_R = cross_fit(self.estimator, earlier, step, self.settings.min_rows, prompt_F)
+        counts_R = step.counts_R(of_targets=False)
+        return value_R, left_out_mean(
+            step.reward_R, counts_R, step.group_R, window.reward[order], window.weight[order].double()
+        )
+
+    def learn(self, rows: StepRows, value_R: Tensor, step: int, uncapped_R: Tensor | None = None) -> None:
+        """Take in rows that can be learned, with what was said of them, and, with rows enough, follow the window. A
+        step without rows, and without rows that grew too old, changes nothing."""
+        columns = (rows.feature_RF, rows.reward_R, rows.target_R, value_R, rows.group_R, step, self.settings.max_age)
+        change = self.window.push(*columns, rows.weight_R, rows.target_weight_R, uncapped_R)
         if len(self.window) < self.settings.min_rows:
             self.estimator.lose_track()
         elif len(change.new_slots) or change.left:

@@ -33,14 +33,14 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor, weight_
         value_N: the probe's out-of-prompt predictions; NaN where there is none.
         reward_N: own rewards.
         group_N: prompts.
-        weight_N: float64, how much a row's error counts; the constant is the mean reward in these weights.
+        weight_N: float64, how much a row's error counts; RLOO and the constant are mean rewards in these weights.
     """
     reward_N = reward_N.double()
     own_N = value_N.double()
     paired_N = sibling_mean(own_N, group_N)
-    rloo_N = sibling_mean(reward_N, group_N)
+    rloo_N = sibling_mean(reward_N, group_N, weight_N)
     # a row without a sibling (prompt-only probe) gets its own value
-    alone_N = ~rloo_N.isfinite()
+    alone_N = ~sibling_mean(reward_N, group_N).isfinite()
     probe_N = torch.where(alone_N, own_N, paired_N)
     candidates_NE = torch.stack([probe_N, rloo_N, _constant(reward_N, group_N, weight_N)], dim=1)
     error_E = torch.stack([_mean_square(reward_N - column, weight_N) for column in candidates_NE.unbind(1)]).tolist()

@@ -19,12 +19,14 @@ CHUNK_NUMBERS = 4_000_000  # of a float64 workspace: bounds it to 32 MB
 @dataclass(frozen=True)
 class RidgeFit:
     """coefficient_K (float64), intercept, penalty (as in the grid), left_out_N (predictions by the ridge that has not
-    seen the row's prompt, float64)."""
+    seen the row's prompt, float64), strength (the penalty on squared coefficients, for rows that weigh one on average).
+    """
 
     coefficient_K: Tensor
     intercept: float
     penalty: float
     left_out_N: Tensor
+    strength: float
 
 
 class Groups:
@@ -143,4 +145,5 @@ def ridge_path(
     left_out_N = left_out_NP[:, best]
     if weight_N is not None:
         left_out_N = left_out_N / root_N
-    return RidgeFit(coefficient_K, mean.item(), float(penalties[best]), y_N - left_out_N)
+    penalty = float(penalties[best])
+    return RidgeFit(coefficient_K, mean.item(), penalty, y_N - left_out_N, penalty * unit)

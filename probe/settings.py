@@ -8,6 +8,8 @@ from probe.checked import DISTINCT, NOT_EMPTY, Range, SettingError, checked, set
 
 Kind = Literal["subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensemble"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Weights = Literal["uniform", "length", "energy"]
+Fit = Literal["lagged", "fresh"]
 DEFAULT_DOMAIN = "default"
 
 Count = Annotated[int, Range(1)]
@@ -27,10 +29,12 @@ class ProbeSettings:
         domain_rows: name -> rows kept of this domain in place of `window_rows` (paper: 4,096 of math, 3,072 of code).
         max_age: steps after which rows leave, None for no limit.
         min_rows: rows needed before the first fit; until then every baseline is RLOO's.
+        min_updates: updates whose baseline is RLOO's whatever was fitted (paper: 16).
         rank: dimensions of the subspace that the states are projected to, where they are not used as they are.
         exact_features: up to so many features there is no subspace.
         penalties: grid of ridge penalties in units of the mean squared singular value; the one with the smallest
-            leave-one-prompt-out error is used.
+            leave-one-prompt-out error is used. "pca_ridge" has one penalty, in units of its own: the only one of a grid
+            of one, else the paper's 100.
         guard: "combine" mixes probe, RLOO and constant by their out-of-prompt errors; "switch" takes the best of them;
             "off" takes the probe as soon as it is fitted.
         domains: name -> pattern over data_source (fnmatch); the first match wins, other rows go to "default".
@@ -43,6 +47,7 @@ class ProbeSettings:
     domain_rows: dict[Text, Rows] = field(default_factory=dict)
     max_age: Count | None = None
     min_rows: Rows = 64
+    min_updates: Annotated[int, Range(0)] = 0
     rank: Count = 96
     exact_features: Count = 512
     penalties: Penalties = tuple(10.0 ** (half / 2) for half in range(-8, 9))
@@ -75,6 +80,26 @@ class ProbeSettings:
         """Index in `domain_names` of a row's data source."""
         matches = (i for i, pattern in enumerate(self.domains.values()) if fnmatchcase(source, pattern))
         return next(matches, len(self.domains))
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What rows weigh, and which rows a value is fitted on. Raises SettingError for values that cannot work.
+
+    Attributes:
+        weights: what the weights that rows come with are: rows of one state must weigh alike.
+        weight_cap: a row weighs at most this quantile of what earlier rows of its domain weighed; None: no limit.
+        fit: "lagged": on earlier steps; "fresh": on the step's other prompts too.
+        prompt_blocks: names of feature blocks that depend on the prompt alone: what a fresh fit starts with.
+    """
+
+    weights: Weights = "uniform"
+    weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
+    fit: Fit = "lagged"
+    prompt_blocks: tuple[Text, ...] = ()
+
+    def __post_init__(self):
+        settle(self)
 
 
 def check_penalties(penalties) -> None:

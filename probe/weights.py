@@ -22,3 +22,8 @@ def mean(x_N: Tensor, weight_N: Tensor | None) -> Tensor:
     counts = weight_N > 0
     share_N = (weight_N[counts] / weight_N[counts].sum()).to(x_N.dtype)
     return torch.tensordot(share_N, x_N[counts], dims=1)
+
+
+def quantile(weight_N: Tensor, share: float) -> float:
+    """The weight that the share `share` of the rows does not exceed."""
+    return float(torch.quantile(weight_N.double(), share))

@@ -19,6 +19,7 @@ COLUMNS: Declared = {
     "value": ("N", torch.float32),
     "weight": ("N", torch.float32),
     "target_weight": ("N", torch.float32),
+    "uncapped": ("N", torch.float32),
     "group": ("N", torch.int64),
     "step": ("N", torch.int64),
     "serial": ("N", torch.int64),
@@ -38,19 +39,19 @@ class SlidingWindow:
     """At most `rows` rows of `features` numbers on `device`, in slots that rows keep while they stay.
 
     The rows are read through `order`: slots of the rows that are in the window, oldest first. Memory is
-    rows x features x 4 bytes, and 52 bytes a row besides.
+    rows x features x 4 bytes, and 56 bytes a row besides.
 
     Columns, all over slots: feature (C, F) float32, reward, target (what the row's probe value should be), value (what
     the probe said before it learned the row; NaN where it could not), weight (how much the row's own reward counts),
-    target_weight (how much its target counts; positive) float32, group, step, serial int64. A group with a larger
-    number is newer.
+    target_weight (how much its target counts; positive), uncapped (the weight before a cap, from which later rows' cap
+    is made) float32, group, step, serial int64. A group with a larger number is newer.
     """
 
     def __init__(self, rows: int, features: int, device="cpu"):
         self.rows = rows
         self.feature = torch.zeros(rows, features, device=device)
         self.reward, self.target, self.value = (torch.zeros(rows, device=device) for _ in range(3))
-        self.weight, self.target_weight = (torch.ones(rows, device=device) for _ in range(2))
+        self.weight, self.target_weight, self.uncapped = (torch.ones(rows, device=device) for _ in range(3))
         self.group, self.step = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2))
         self.serial = torch.full((rows,), -1, dtype=torch.int64, device=device)  # order of arrival; -1: free slot
         self.next_group = 0
@@ -79,10 +80,12 @@ class SlidingWindow:
         max_age: int | None = None,
         weight_R: Tensor | None = None,
         target_weight_R: Tensor | None = None,
+        uncapped_R: Tensor | None = None,
     ) -> Change:
         """Add rows; the oldest groups make room for them, and rows older than `max_age` steps leave.
 
-        Of more new rows than the window holds, the last groups stay. Without weights they are 1.
+        Of more new rows than the window holds, the last groups stay. Without weights they are 1, and `uncapped` is
+        `weight` where it is not given.
         """
         before = len(self)
         keep_R = newest_groups(group_R, self.rows)
@@ -97,6 +100,7 @@ class SlidingWindow:
             self.value[free], self.step[free] = value_R, step
             self.weight[free] = 1.0 if weight_R is None else weight_R[keep_R]
             self.target_weight[free] = 1.0 if target_weight_R is None else target_weight_R[keep_R]
+            self.uncapped[free] = self.weight[free] if uncapped_R is None else uncapped_R[keep_R]
             _, place_R = torch.unique(group_R, return_inverse=True)
             self.group[free] = place_R + self.next_group
             self.serial[free] = self.next_serial + torch.arange(len(free), device=free.device)
@@ -142,7 +146,7 @@ class SlidingWindow:
         bounds = torch.cat([serial_N.new_full((1,), -1), serial_N, serial_N.new_full((1,), counters["next_serial"])])
         if not (bounds.diff() > 0).all() or not ((group_N >= 0) & (group_N < counters["next_group"])).all():
             raise ValueError("window: rows that are not in order, or groups out of range")
-        if (rows["weight"] < 0).any() or (rows["target_weight"] <= 0).any():
+        if (rows["weight"] < 0).any() or (rows["target_weight"] <= 0).any() or (rows["uncapped"] < 0).any():
             raise ValueError("window: weights out of range")
         self.serial[:] = -1
         for name in COLUMNS:

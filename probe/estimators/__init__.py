@@ -22,7 +22,8 @@ def make_estimator(settings: ProbeSettings, layout: FeatureLayout, seed: int = 0
         case "ridge":
             return Ridge(layout, penalties=settings.penalties)
         case "pca_ridge":
-            return PCARidge(layout, seed=seed)
+            alpha = settings.penalties[0] if len(settings.penalties) == 1 else 100.0
+            return PCARidge(layout, alpha=alpha, seed=seed)
         case "logistic":
             return Logistic(layout, penalties=settings.penalties, **shape)
         case "mlp":

@@ -31,6 +31,7 @@ class Estimator(ABC):
     # learned attributes that make up the state; a tensor whose first dimension is N has a row per slot of the window
     TENSORS: Declared = {}
     OPTIONAL = ("basis_", "projected_")  # those of TENSORS that a fitted estimator may lack
+    strength_ = 0.0  # of linear estimators: the penalty on squared coordinates; 0: there is nothing to cross-fit with
     NUMBERS: Mapping[str, Any] = {"low_": Annotated[float, Range(high=0)], "high_": Annotated[float, Range(1)]}
 
     def __init__(self, layout: FeatureLayout):
@@ -108,6 +109,18 @@ class Estimator(ABC):
         finite_N = X.isfinite().all(dim=1)
         value_N = self._predict(torch.where(finite_N.unsqueeze(1), X, 0.0).float()).float()
         return torch.where(finite_N, value_N.clamp(self.low_, self.high_), float("nan"))
+
+    def coordinates(self, x_NF: Tensor) -> Tensor:
+        """(N, K) what the fitted estimator is a ridge regression on, with the penalty `strength_`."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form to leave prompts out by")
+
+    def window_coordinates(self, window: SlidingWindow) -> Tensor:
+        """The same of a window's rows, oldest first."""
+        return self.coordinates(window.feature[window.order])
+
+    def linked(self, linear_N: Tensor) -> Tensor:
+        """What the estimator says where its regression says `linear_N`, not yet clipped."""
+        return linear_N
 
     def _widen(self, y_N: Tensor) -> None:
         self.low_, self.high_ = min(self.low_, float(y_N.min())), max(self.high_, float(y_N.max()))

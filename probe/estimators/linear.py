@@ -31,7 +31,8 @@ class LinearEstimator(Estimator):
         link: "clip" to the range; "sigmoid"; "auto": the one with the smaller out-of-prompt error. A falling
             sigmoid is never used.
 
-    Attributes after `fit`: penalty_ (the chosen one, in the grid's units), slope_ (0 for the clip link) and offset_.
+    Attributes after `fit`: penalty_ (the chosen one, in the grid's units), strength_ (the same in the units of squared
+    coordinates, for rows that weigh one on average; 0 where it is no ridge), slope_ (0 for the clip link) and offset_.
     """
 
     TENSORS: Declared = {"mean_": ("F", torch.float32), "weight_": ("F", torch.float64)}
@@ -39,6 +40,7 @@ class LinearEstimator(Estimator):
         **Estimator.NUMBERS,
         "intercept_": float,
         "penalty_": Annotated[float, Range(0)] | None,
+        "strength_": Annotated[float, Range(0)],
         "slope_": Annotated[float, Range(0)],
         "offset_": float,
     }
@@ -60,9 +62,9 @@ class LinearEstimator(Estimator):
 
     def _predict(self, x_NF: Tensor) -> Tensor:
         linear_N = (x_NF - self.mean_) @ self.weight_.float() + self.intercept_
-        return self._linked(linear_N)
+        return self.linked(linear_N)
 
-    def _linked(self, linear_N: Tensor) -> Tensor:
+    def linked(self, linear_N: Tensor) -> Tensor:
         if self.slope_ == 0.0:
             return linear_N
         return self.low_ + (self.high_ - self.low_) * (self.slope_ * linear_N + self.offset_).sigmoid()
@@ -74,7 +76,7 @@ class LinearEstimator(Estimator):
             return left_out_N
         y_N = y_N.double()
         self.slope_, self.offset_ = fit_sigmoid(left_out_N, (y_N - self.low_) / (self.high_ - self.low_), weight_N)
-        sigmoid_N, clipped_N = self._linked(left_out_N), left_out_N.clamp(self.low_, self.high_)
+        sigmoid_N, clipped_N = self.linked(left_out_N), left_out_N.clamp(self.low_, self.high_)
         errors = [weights.mean((linked_N - y_N).square(), weight_N) for linked_N in (sigmoid_N, clipped_N)]
         worse = errors[0] >= errors[1]
         # a mean of the other prompts falls as one's own target rises: a falling link says that nothing was learned

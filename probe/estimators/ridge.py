@@ -3,6 +3,8 @@
 Shapes: N rows, F features, K dimensions that are solved in.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,12 +27,17 @@ class Ridge(LinearEstimator):
         link: see `LinearEstimator`.
     """
 
+    TENSORS = {**LinearEstimator.TENSORS, "scale_": ("F", torch.float32)}
     BLOCK_GAINS = (0.1, 0.316, 3.16, 10.0)
 
     def __init__(self, layout: FeatureLayout, penalties=DEFAULT_PENALTIES, per_block: bool = False, link: str = "auto"):
         super().__init__(layout, link)
         check_penalties(penalties)
         self.penalties, self.per_block = tuple(penalties), per_block
+        self.scale_: Any = None  # (F,) after fit
+
+    def coordinates(self, x_NF: Tensor) -> Tensor:
+        return (x_NF - self.mean_) * self.scale_
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         subspace = Subspace(self.layout, rank=1, exact_features=self.layout.num_features)
@@ -46,10 +53,11 @@ class Ridge(LinearEstimator):
                 if _error(trial, y_N, weight_N) < _error(best, y_N, weight_N):
                     best, gain_F = trial, trial_F
         self.mean_ = subspace.mean_
+        self.scale_ = subspace.scale_ * gain_F.float()  # type: ignore[operator]
         self.weight_ = subspace.unproject(best.coefficient_K * gain_F)
         mean_F = weights.mean(z_NF.double() * gain_F, weight_N)
         self.intercept_ = best.intercept - float(mean_F @ best.coefficient_K)
-        self.penalty_ = best.penalty
+        self.penalty_, self.strength_ = best.penalty, best.strength
         return self._fit_link(best.left_out_N, y_N, weight_N)
 
 
@@ -67,6 +75,8 @@ class PCARidge(LinearEstimator):
         seed: of the randomised range finder.
     """
 
+    TENSORS = {**LinearEstimator.TENSORS, "map_": ("FK", torch.float32)}
+
     def __init__(
         self, layout: FeatureLayout, components: tuple[int, ...] = (32, 64), alpha: float = 100.0, seed: int = 0
     ):
@@ -75,6 +85,10 @@ class PCARidge(LinearEstimator):
         if len(components) < states:
             raise ValueError(f"PCARidge components={components}: want one number for each of {states} states")
         self.components, self.alpha, self.seed = components, alpha, seed
+        self.map_: Any = None  # (F, K) after fit
+
+    def coordinates(self, x_NF: Tensor) -> Tensor:
+        return (x_NF - self.mean_) @ self.map_
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         mean_F = weights.mean(x_NF, weight_N)
@@ -97,7 +111,8 @@ class PCARidge(LinearEstimator):
         parts = solution.coefficient_K.split([m.shape[1] for m in maps])
         self.mean_ = mean_F
         self.weight_ = torch.cat([m.double() @ part for m, part in zip(maps, parts, strict=True)])
-        self.intercept_, self.penalty_ = solution.intercept, self.alpha
+        self.map_ = torch.block_diag(*maps)
+        self.intercept_, self.penalty_, self.strength_ = solution.intercept, self.alpha, solution.strength
         return solution.left_out_N
 
 

@@ -110,6 +110,13 @@ class SubspaceEstimator(LinearEstimator):
 
     def lose_track(self) -> None:
         self.projected_ = self.basis_ = None
+        self.strength_ = 0.0  # it was of a basis that is gone
+
+    def coordinates(self, x_NF: Tensor) -> Tensor:
+        return self.subspace.project(x_NF)
+
+    def window_coordinates(self, window: SlidingWindow) -> Tensor:
+        return super().window_coordinates(window) if self.projected_ is None else self.projected_[window.order]
 
     def follow(self, window: SlidingWindow, change: Change) -> "SubspaceEstimator":
         slots, new = window.order, change.new_slots
@@ -141,7 +148,7 @@ class SubspaceRidge(SubspaceEstimator):
         self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
     ) -> tuple[Tensor, float, Tensor]:
         solution = ridge_path(a_NK, y_N, group_N, self.penalties, weight_N=weight_N)
-        self.penalty_ = solution.penalty
+        self.penalty_, self.strength_ = solution.penalty, solution.strength
         # the rows' mean has moved since the subspace was centred
         intercept = solution.intercept - float(weights.mean(a_NK.double(), weight_N) @ solution.coefficient_K)
         return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N, weight_N)

@@ -8,8 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
 from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
-from probe.settings import Count, Text
+from probe.cross_fit import CLOSED_FORM, NO_CLOSED_FORM
+from probe.settings import Count, Fit, Text, Weights
 from recipe.poise.capture.dump import Block, DumpSettings, Tokens
+from recipe.poise.capture.energy import AGGREGATIONS
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
 
@@ -26,6 +28,8 @@ VERL_SETTINGS: dict[str, Any] = {
     "actor_rollout_ref.model.trust_remote_code": bool,
     "actor_rollout_ref.model.external_lib": Text | tuple[Text, ...] | None,
     "actor_rollout_ref.actor.strategy": Text,
+    "actor_rollout_ref.actor.loss_agg_mode": Text,
+    "actor_rollout_ref.actor.calculate_sum_pi_squared": bool | None,
     "algorithm.adv_estimator": Text,
     "algorithm.rollout_correction.bypass_mode": bool | None,
     "critic.enable": bool | None,
@@ -50,6 +54,13 @@ class PoiseConfig:
         signals: scalar features by name, see recipe/poise/capture/signals.py; "reward" is the rollout's own reward,
             from which the sibling's baseline gets RLOO's information too.
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
+        weights: what a row counts in the probe's fit, the penalty, the guard, the constant and RLOO. uniform: all
+            alike; energy: the squared norm of its score, from the log-prob pass, see recipe/poise/capture/energy.py;
+            length: its number of tokens.
+        weight_cap: a row weighs at most this quantile of what earlier steps' rows weighed (0.99: the heaviest hundredth
+            is cut); null: no limit.
+        fit: lagged: the probe that gives a step's baselines was fitted on earlier steps; fresh: also on the step's
+            other prompts, in closed form (subspace_ridge, ridge, pca_ridge), see probe/cross_fit.py.
         probe: settings of the value probe, see probe/settings.
         seed: of the probe's random projections.
         dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
@@ -64,6 +75,9 @@ class PoiseConfig:
     states: Annotated[tuple[State, ...], DISTINCT] = STATES
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
+    weights: Weights = "uniform"
+    weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
+    fit: Fit = "lagged"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
@@ -75,6 +89,8 @@ class PoiseConfig:
         check_signals(self.signals)
         if not (self.states or self.signals):
             raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
+        if self.fit == "fresh" and self.probe.kind not in CLOSED_FORM:
+            raise SettingError("fit", self.fit, f"lagged with probe.kind={self.probe.kind}: {NO_CLOSED_FORM}")
 
     @property
     def prompt_only(self) -> bool:
@@ -151,11 +167,23 @@ def check_config(config: DictConfig) -> PoiseConfig:
         "would be biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
         "(poise.states=[prompt] poise.signals=[]).",
     )
+    refuse_if(
+        actor.loss_agg_mode not in AGGREGATIONS,
+        f"actor_rollout_ref.actor.loss_agg_mode={actor.loss_agg_mode}: how much a rollout's score weighs is known for "
+        f"{', '.join(AGGREGATIONS)}",
+    )
+    refuse_if(
+        bool(actor.get("calculate_sum_pi_squared")) and bool(model.get("use_fused_kernels")),
+        "actor_rollout_ref.actor.calculate_sum_pi_squared=True needs the logits, which fused kernels do not keep: set "
+        "actor_rollout_ref.model.use_fused_kernels=False, or leave the energy to the chosen tokens' log-probs",
+    )
     poise.dump_features.check_folder()
     return poise
 
 
-def capture_settings(poise: PoiseConfig, tokenizer, max_response_length: int) -> CaptureSettings:
+def capture_settings(
+    poise: PoiseConfig, tokenizer, max_response_length: int, loss_agg_mode: str = "token-mean"
+) -> CaptureSettings:
     """What the engine needs of the settings and the tokenizer; warns once where there is no token for `end_think`."""
     ids = tokenizer.encode(poise.end_think, add_special_tokens=False)
     if len(ids) != 1:
@@ -172,6 +200,7 @@ def capture_settings(poise: PoiseConfig, tokenizer, max_response_length: int) ->
         end_think_id=ids[0] if len(ids) == 1 else None,
         eos_token_ids=(tokenizer.eos_token_id,),
         max_response_length=max_response_length,
+        loss_agg_mode=loss_agg_mode,
         dump=poise.dump_features,
     )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from probe import DistributedBank, FeatureLayout, ProbeBank, ProbeSettings
+from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank, ProbeSettings
 
 STEPS = 12
 
@@ -30,16 +30,20 @@ def worker(rank, ranks, init_file, out):
     dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=ranks)
     settings = ProbeSettings(min_rows=8, window_rows=200, exact_features=4, rank=4)
     layout = FeatureLayout(("prompt", "response", "entropy"), (6, 6, 1))
-    plain, weighted = (DistributedBank(ProbeBank(settings, layout) if rank == 0 else None) for _ in range(2))
+    plain, weighted, fresh = (
+        DistributedBank(ProbeBank(settings, layout, crossing=crossing) if rank == 0 else None)
+        for crossing in (Crossing(), Crossing("energy"), Crossing("energy", 0.9, "fresh", ("prompt",)))
+    )
     values = []
     for step in range(STEPS):
         rows = rows_of(step)
         # spread in another order each step, unevenly: siblings end up on different ranks
         spread = torch.randperm(42, generator=torch.Generator().manual_seed(step)).tensor_split(ranks)[rank]
         weight_R = 1.0 + 8.0 * (rows[2] < 0.5)
-        for bank, weights in ((plain, {}), (weighted, {"weight_R": weight_R[spread]})):
+        given = {"weight_R": weight_R[spread]}
+        for bank, weights in ((plain, {}), (weighted, given), (fresh, given)):
             said = bank.predict(*(column[spread] for column in rows), **weights)
-            values.append((spread, torch.cat([said.value_R[:, None], said.weight_R3, said.constant_R[:, None]], dim=1)))
+            values.append((spread, said.table_R6))
             metrics = bank.update(step)
             assert bool(metrics) == (rank == 0)
     torch.save(values, out)
@@ -48,7 +52,7 @@ def worker(rank, ranks, init_file, out):
 
 @pytest.fixture(scope="module")
 def said():
-    """Predictions (2 x STEPS, 42, 5), without and with weights in turn, by number of ranks."""
+    """Predictions (3 x STEPS, 42, 6), without weights, with weights, and cross-fitted in turn, by number of ranks."""
     result = {}
     for ranks in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +62,7 @@ def said():
                 for rank in range(ranks)
             ]
             assert [process.wait(timeout=120) for process in processes] == [0] * ranks
-            table = torch.zeros(2 * STEPS, 42, 5)
+            table = torch.zeros(3 * STEPS, 42, 6)
             for out in outs:
                 for step, (spread, values) in enumerate(torch.load(out, weights_only=True)):
                     table[step, spread] = values
@@ -68,9 +72,11 @@ def said():
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_predictions_are_those_of_one_rank(said, ranks):
-    for last in (-1, -2):
+    for last in (-1, -2, -3):
         assert said[1][last, :, 0].isfinite().all() and said[1][last, :, 0].std() > 0.01
-    assert said[1][-1, 0, 4] < 0.5 * said[1][-2, 0, 4]  # the constant: failures weigh nine times as much
+    assert said[1][-2, 0, 4] < 0.5 * said[1][-3, 0, 4]  # the constant: failures weigh nine times as much
+    # cross-fitted in the first step already, but for padding
+    assert said[1][2, :40, 0].isfinite().all() and said[1][:2, :, 0].isnan().all() and said[1][2, 40:, 0].isnan().all()
     torch.testing.assert_close(said[ranks], said[1], atol=1e-6, rtol=1e-5, equal_nan=True)
 
 

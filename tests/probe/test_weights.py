@@ -224,16 +224,22 @@ def test_the_guard_weighs_errors_and_the_constant(mode):
     constant = [
         float((weight_N * reward_N)[group_N != g].sum() / weight_N[group_N != g].sum()) for g in group_N.tolist()
     ]
-    columns = torch.stack([sibling_mean(value_N, group_N), sibling_mean(reward_N, group_N), torch.tensor(constant)], 1)
-    columns = columns.double()
-    error_E = (weight_N[:, None] * (reward_N[:, None] - columns).square()).sum(0) / weight_N.sum()
+    rloo_N = sibling_mean(reward_N, group_N, weight_N)
+    columns = torch.stack([sibling_mean(value_N, group_N), rloo_N, torch.tensor(constant)], 1).double()
+    # the sibling of the row that counts nothing has no RLOO baseline, and a probe's like any other row
+    assert rloo_N.isnan().nonzero().flatten().tolist() == [2]
+    kept_N = torch.ones(40, dtype=torch.bool)
+    kept_N[2] = False
+    square_NE = weight_N[:, None] * (reward_N[:, None] - columns).square()
+    error_E = square_NE.nansum(0) / torch.stack([weight_N.sum(), weight_N[kept_N].sum(), weight_N.sum()])
     assert found.error_E == pytest.approx(error_E.tolist(), rel=1e-6)
     if mode == "switch":
         assert found.weight_E[int(error_E.argmin())] == 1.0
     if mode == "combine":
 
         def error(mix_E):
-            return float((weight_N * (reward_N - columns @ torch.as_tensor(mix_E).double()).square()).sum())
+            square_N = (reward_N - columns @ torch.as_tensor(mix_E).double()).square()
+            return float((weight_N * square_N)[kept_N].sum())
 
         best = error(found.weight_E)
         for _ in range(200):

@@ -29,6 +29,8 @@ class Pairing:
     constant_B: Tensor
     failed_B: Tensor
     own_value: bool
+    row_weight_B: Tensor | None = None
+    energy_B: Tensor | None = None
     result: Advantages | None = None
 
 
@@ -74,6 +76,8 @@ def poise_advantage(
         current.weight_B3[seen],
         current.constant_B[seen],
         own_value=current.own_value,
+        row_weight_B=None if current.row_weight_B is None else current.row_weight_B[seen],
+        energy_B=None if current.energy_B is None else current.energy_B[seen],
     )
     current.result = result
     advantage_B = torch.zeros_like(reward_B)

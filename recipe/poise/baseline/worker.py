@@ -19,7 +19,7 @@ from verl.single_controller.base.decorator import Dispatch, make_nd_compute_data
 from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler, DistProfilerExtension
 
-from probe import DistributedBank, FeatureLayout, ProbeBank
+from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank
 from probe.study.dump import write_dump
 from recipe.poise.capture.dump import dump_layout
 from recipe.poise.capture.engine import ROW_FIELD, flat
@@ -29,7 +29,8 @@ from recipe.poise.config import PoiseConfig
 from recipe.poise.plugin import check_registered
 
 MESH = "poise"
-PREDICTION_FIELD = "poise_prediction"  # (B, 5) float32: value; weights of probe, RLOO and constant; constant
+# (B, 7) float32: value; weights of probe, RLOO and constant; constant; what the row counts for its siblings; its energy
+PREDICTION_FIELD = "poise_prediction"
 INFER_FIELDS = [ROW_FIELD, "input_ids", "rm_scores"]
 FIT_FIELDS = [ROW_FIELD]
 _dispatch = make_nd_compute_dataproto_dispatch_fn(mesh_name=MESH)
@@ -41,6 +42,12 @@ def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
     names = [*poise.states, *signals] + ([REWARD] if REWARD in poise.signals else [])
     sizes = [hidden_size] * len(poise.states) + [1] * (len(names) - len(poise.states))
     return FeatureLayout(tuple(names), tuple(sizes))
+
+
+def crossing(poise: PoiseConfig) -> Crossing:
+    """What rows weigh and how values are fitted; of the features, the prompt's state depends on no rollout."""
+    blocks = tuple(name for name in ("prompt",) if name in poise.states)
+    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks)
 
 
 class ProbeWorker(Worker, DistProfilerExtension):
@@ -101,15 +108,16 @@ class ProbeWorker(Worker, DistProfilerExtension):
                     device=STREAM.device,
                     seed=self.poise.seed,
                     self_target=self.poise.prompt_only,
+                    crossing=crossing(self.poise),
                 )
             self._bank = DistributedBank(bank)
         return self._bank
 
     @register(dispatch_mode=_dispatch, blocking=False)
     def infer_batch(self, data: TensorDict) -> TensorDict:
-        """Predict with the probe fitted on earlier steps.
+        """Predict with the probe fitted on earlier steps, or cross-fitted on this one too.
 
-        Returns ``poise_prediction`` (B, 5), and ``values`` (nested, one number repeated over the row's tokens) in the
+        Returns ``poise_prediction`` (B, 7), and ``values`` (nested, one number repeated over the row's tokens) in the
         form in which verl reads a critic's output.
         """
         start = time.perf_counter()
@@ -124,16 +132,17 @@ class ProbeWorker(Worker, DistProfilerExtension):
         self._dump(step, row_B4, reward_B)
         if not STREAM.collects:
             id_B = torch.full_like(id_B, -1)  # ranks that share a sequence hold the same rows: one of them counts
-        said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B)
-        columns = [said.value_R.unsqueeze(1), said.weight_R3, said.constant_R.unsqueeze(1)]
-        prediction_B5 = torch.cat(columns, dim=1).cpu()
+        energy_B, length_B = STREAM.lookup_weights(row_B4[:, 0]).unbind(1)
+        weight_B = {"uniform": None, "length": length_B, "energy": energy_B}[self.poise.weights]
+        said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B, weight_B)
+        prediction_B7 = torch.cat([said.table_R6, energy_B.unsqueeze(1)], dim=1).cpu()
         self._predict_seconds = time.perf_counter() - start
 
         # verl's critic metrics want a number: the window's mean stands in where there is no prediction yet
-        value_B = torch.where(prediction_B5[:, 0].isfinite(), prediction_B5[:, 0], prediction_B5[:, 4]).nan_to_num(0.0)
+        value_B = torch.where(prediction_B7[:, 0].isfinite(), prediction_B7[:, 0], prediction_B7[:, 4]).nan_to_num(0.0)
         offsets = data["input_ids"].offsets().cpu()
         values = torch.nested.nested_tensor_from_jagged(torch.repeat_interleave(value_B, offsets.diff()), offsets)
-        return TensorDict({PREDICTION_FIELD: prediction_B5, "values": values}, batch_size=len(row_B4))
+        return TensorDict({PREDICTION_FIELD: prediction_B7, "values": values}, batch_size=len(row_B4))
 
     def _dump(self, step: int, row_B4: Tensor, reward_B: Tensor) -> None:
         """Write this rank's rows for the offline study, in the steps that are dumped."""

@@ -20,6 +20,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
 from recipe.poise.capture.dump import DUMP_FLAG, DumpCapture, prompt_hash
+from recipe.poise.capture.energy import score_weights
 from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, resolve_block, token_spans
 from recipe.poise.capture.signals import SIGNALS, compute_signals
 from recipe.poise.capture.stream import STREAM
@@ -102,11 +103,21 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
 
         states = {"prompt": prompt_RD, "response": response_RD}
         columns = [states[name] for name in settings.states]
+        said = output["model_output"]
+        # asked for by us alone: it goes no further
+        sum_pi_squared = said.pop("sum_pi_squared", None)
+        weight_R2 = score_weights(
+            said["log_probs"].values(),
+            micro_batch["response_mask"].values(),
+            spans,
+            settings.loss_agg_mode,
+            None if sum_pi_squared is None else sum_pi_squared.values(),
+        )
         signals = partial(
             compute_signals,
             spans=spans,
-            entropy_T=output["model_output"]["entropy"].values(),
-            log_prob_T=output["model_output"]["log_probs"].values(),
+            entropy_T=said["entropy"].values(),
+            log_prob_T=said["log_probs"].values(),
             input_ids_T=input_ids.values(),
             eos_token_ids=settings.eos_token_ids,
             max_response_length=settings.max_response_length,
@@ -118,7 +129,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
             STREAM.append_dump(torch.cat([dumped_RF, signals(SIGNALS)], dim=1), prompt_hash(input_ids.values(), spans))
         # host time outside verl's own pass, plus the time inside the hook
         seconds = (prepared - start) + (time.perf_counter() - passed) + (self._capture.seconds - hook_seconds)
-        STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, seconds)
+        STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, weight_R2, seconds)
         return loss, output
 
 

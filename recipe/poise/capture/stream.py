@@ -25,6 +25,7 @@ class CaptureSettings:
     end_think_id: int | None
     eos_token_ids: tuple[int, ...]
     max_response_length: int
+    loss_agg_mode: str = "token-mean"
     dump: DumpSettings = DumpSettings()
 
 
@@ -48,11 +49,14 @@ class FeatureStream:
     seconds: float = 0.0
     _ids: list[Tensor] = field(default_factory=list)
     _features: list[Tensor] = field(default_factory=list)
+    _weights: list[Tensor] = field(default_factory=list)
     _dumped: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def append(self, id_R: Tensor, feature_RF: Tensor, seconds: float) -> None:
+    def append(self, id_R: Tensor, feature_RF: Tensor, weight_R2: Tensor, seconds: float) -> None:
+        """Rows of a micro-batch: ids, features, energy and length (see `capture.energy`)."""
         self._ids.append(id_R)
         self._features.append(feature_RF)
+        self._weights.append(weight_R2)
         self.seconds += seconds
 
     def append_dump(self, feature_RF: Tensor, prompt_R: Tensor) -> None:
@@ -77,6 +81,11 @@ class FeatureStream:
         index = self._places(id_N)
         return torch.cat(self._features)[index]
 
+    def lookup_weights(self, id_N: Tensor) -> Tensor:
+        """Energy and length (N, 2) float32 of the same rows."""
+        index = self._places(id_N)
+        return torch.cat(self._weights)[index]
+
     def _places(self, id_N: Tensor) -> Tensor:
         if not self._ids:
             raise RuntimeError(
@@ -96,6 +105,7 @@ class FeatureStream:
     def clear(self) -> None:
         self._ids.clear()
         self._features.clear()
+        self._weights.clear()
         self._dumped.clear()
         self.seconds = 0.0
 

@@ -1,6 +1,7 @@
 """POISE in verl's V1 trainers: a mix-in that overrides named hooks and calls verl's own method in each.
 
-Order in a step (verl's): log-prob pass with capture, predict, advantages, fit, actor update.
+Order in a step (verl's): log-prob pass with capture, predict (lagged, or cross-fitted on the present rows too),
+advantages, fit, actor update.
 """
 
 import dataclasses
@@ -30,7 +31,8 @@ class PoiseMixin(BaseMixin):
 
     def _init_resource_pool_mgr(self):
         super()._init_resource_pool_mgr()
-        capture = capture_settings(self.poise, self.tokenizer, self.config.data.max_response_length)
+        actor, length = self.config.actor_rollout_ref.actor, self.config.data.max_response_length
+        capture = capture_settings(self.poise, self.tokenizer, length, actor.loss_agg_mode)
         self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, capture))
 
     def _compute_old_log_prob(self, batch, metrics):
@@ -42,6 +44,8 @@ class PoiseMixin(BaseMixin):
             fields=TensorDict({ROW_FIELD: field}, batch_size=len(batch)),
         )
         batch.extra_info[CAPTURE_FLAG] = True  # gone again from the batch that verl's method returns
+        if self.config.actor_rollout_ref.actor.get("calculate_sum_pi_squared"):
+            batch.extra_info["calculate_sum_pi_squared"] = True  # the engine then knows the exact energy
         dump = self.poise.dump_features
         batch.extra_info[DUMP_FLAG] = dump.folder is not None and self.global_steps % dump.every == 0
         return super()._compute_old_log_prob(batch, metrics)
@@ -61,17 +65,19 @@ class PoiseMixin(BaseMixin):
 
     def _compute_advantage(self, batch, metrics):
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[PREDICTION_FIELD])
-        prediction_B5 = data[PREDICTION_FIELD]
-        if prediction_B5.is_nested:
-            prediction_B5 = prediction_B5.values().view(len(batch), -1)
+        prediction_B7 = data[PREDICTION_FIELD]
+        if prediction_B7.is_nested:
+            prediction_B7 = prediction_B7.values().view(len(batch), -1)
         rows: Rows = index_rows(batch.keys, batch.tags)
         inputs = Pairing(
             rows=rows,
-            value_B=prediction_B5[:, 0],
-            weight_B3=prediction_B5[:, 1:4],
-            constant_B=prediction_B5[:, 4],
+            value_B=prediction_B7[:, 0],
+            weight_B3=prediction_B7[:, 1:4],
+            constant_B=prediction_B7[:, 4],
             failed_B=failed_rows(batch),
             own_value=self.config.actor_rollout_ref.rollout.n == 1,
+            row_weight_B=None if self.poise.weights == "uniform" else prediction_B7[:, 5],
+            energy_B=prediction_B7[:, 6],
         )
         with pairing(inputs):
             batch = super()._compute_advantage(batch, metrics)

@@ -69,12 +69,14 @@ def test_unknown_signals_are_named():
 
 def test_stream_finds_rows_by_id_in_any_order():
     stream = FeatureStream()
-    stream.append(torch.tensor([7, -3]), torch.tensor([[7.0], [-3.0]]), 0.5)
-    stream.append(torch.tensor([0]), torch.tensor([[0.0]]), 0.25)
+    stream.append(torch.tensor([7, -3]), torch.tensor([[7.0], [-3.0]]), torch.tensor([[0.7, 7.0], [0.3, 3.0]]), 0.5)
+    stream.append(torch.tensor([0]), torch.tensor([[0.0]]), torch.tensor([[0.1, 1.0]]), 0.25)
     assert stream.lookup(torch.tensor([0, 7, -3])).flatten().tolist() == [0.0, 7.0, -3.0]
+    assert stream.lookup_weights(torch.tensor([0, 7, -3]))[:, 1].tolist() == [1.0, 7.0, 3.0]
     assert stream.seconds == 0.75
     with pytest.raises(RuntimeError, match=r"rows \[4\] were not captured"):
         stream.lookup(torch.tensor([7, 4]))
     stream.clear()
-    with pytest.raises(RuntimeError, match="external_lib"):
-        stream.lookup(torch.tensor([7]))
+    for lookup in (stream.lookup, stream.lookup_weights):
+        with pytest.raises(RuntimeError, match="external_lib"):
+            lookup(torch.tensor([7]))

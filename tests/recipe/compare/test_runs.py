@@ -4,13 +4,16 @@ import pytest
 
 from launch.compose import resolved
 from launch.runfile import ROOT, load
+from probe import FeatureLayout
+from probe.estimators import make_estimator
 from recipe.poise.compare.matrix import SEED
 from recipe.poise.config import check_config
 
 FOLDER = ROOT / "launch/runs/compare"
 METHODS = sorted(path.stem for path in FOLDER.glob("[!_]*.yaml"))
 ESTIMATORS = {
-    "dapo": ("grpo", 8), "grpo": ("grpo", 8), "poise": ("poise", 2), "poise_n1": ("poise", 1), "ppo": ("gae", 1),
+    "dapo": ("grpo", 8), "grpo": ("grpo", 8), "poise": ("poise", 2), "poise_n1": ("poise", 1),
+    "poise_energy": ("poise", 2), "poise_paper_form": ("poise", 2), "ppo": ("gae", 1),
     "reinforce_pp": ("reinforce_plus_plus_baseline", 8), "rloo": ("rloo", 8), "spo": ("spo", 1),
 }  # fmt: skip
 
@@ -31,7 +34,22 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
     assert (config.algorithm.adv_estimator, rollout.n) == ESTIMATORS[method]
     assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 64
-    assert config.critic.enable == (method in ("poise", "poise_n1", "ppo"))
+    assert config.critic.enable == (method.startswith("poise") or method == "ppo")
     assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
     if method.startswith("poise"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("poise", ("uniform", "lagged", "subspace_ridge", "combine", 0)),
+        ("poise_energy", ("energy", "fresh", "subspace_ridge", "combine", 0)),
+        ("poise_paper_form", ("uniform", "lagged", "pca_ridge", "off", 16)),
+    ],
+)
+def test_the_forms_of_poise_differ_in_what_they_are_named_after(method, expected):
+    poise = check_config(resolved(load(FOLDER / f"{method}.yaml"), cluster=False))
+    assert (poise.weights, poise.fit, poise.probe.kind, poise.probe.guard, poise.probe.min_updates) == expected
+    if method == "poise_paper_form":
+        assert make_estimator(poise.probe, FeatureLayout(("state",), (8,))).alpha == 100.0

@@ -1,0 +1,51 @@
+"""How much a rollout's score weighs, from the log-prob pass's own numbers: no backward pass.
+
+A rollout's score is the sum over its tokens of grad log pi. For a token the squared norm of d log pi / d logits is
+1 - 2 pi_t + sum_v pi_v^2, with pi_t the probability of the chosen token; (1 - pi_t)^2 is its part that the log-prob
+alone tells. The sum over the response stands for the squared norm of the score.
+
+Shapes: R rows, T tokens of the packed sequence, Y response tokens of all rows.
+"""
+
+import torch
+from torch import Tensor
+
+from recipe.poise.capture.hook import TokenSpans
+
+SUM, MEAN = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm"), "seq-mean-token-mean"
+AGGREGATIONS = (*SUM, MEAN)  # verl's actor.loss_agg_mode
+
+
+def score_weights(
+    log_prob_T: Tensor,
+    response_mask_Y: Tensor,
+    spans: TokenSpans,
+    loss_agg_mode: str,
+    sum_pi_squared_T: Tensor | None = None,
+) -> Tensor:
+    """Energy and length of each response as the loss weighs them, (R, 2) float32.
+
+    Where the loss is a mean over a row's tokens, a row's score is divided by its length, and so its energy by length
+    squared; the length, which stands for a number of tokens of equal energy, becomes 1 / length.
+
+    Args:
+        log_prob_T: of the chosen tokens; that of token p stands at p - 1, as its logits do.
+        response_mask_Y: tokens that the loss counts; rows one after the other.
+        sum_pi_squared_T: sum over the vocabulary of squared probabilities, where the pass has computed it.
+    """
+    length_R = spans.response_end - spans.prompt_end
+    rows, tokens = len(length_R), len(response_mask_Y)
+    row_Y = torch.repeat_interleave(torch.arange(rows, device=length_R.device), length_R, output_size=tokens)
+    first_R = length_R.cumsum(0) - length_R
+    place_Y = torch.arange(tokens, device=row_Y.device) - first_R[row_Y] + spans.prompt_end[row_Y] - 1
+    log_prob_Y = log_prob_T[place_Y].double()
+    energy_Y = torch.expm1(log_prob_Y).square()  # (1 - pi)^2, with all its digits where pi is close to 1
+    if sum_pi_squared_T is not None:  # the other tokens' part, which rounding may make negative
+        energy_Y = energy_Y + (sum_pi_squared_T[place_Y].double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
+    counted_Y = response_mask_Y.to(row_Y.device) > 0
+    # masked tokens are set to 0, not multiplied by it: their numbers need not be finite
+    columns_Y2 = torch.stack([torch.where(counted_Y, energy_Y, 0.0), counted_Y.double()], dim=1)
+    sums_R2 = columns_Y2.new_zeros(rows, 2).index_add_(0, row_Y, columns_Y2)
+    if loss_agg_mode == MEAN:
+        sums_R2 = sums_R2 / sums_R2[:, 1:].clamp(min=1.0).square()
+    return sums_R2.float()
