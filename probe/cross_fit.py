@@ -62,6 +62,7 @@ def cross_fit(
         unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
     else:
+        assert prompt_F is not None  # seen above
         step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.feature_NF, prompt_F)
         others_R = _others(weight_R, group_R, earlier.weight_N)
         strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))

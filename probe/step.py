@@ -39,9 +39,16 @@ class StepRows:
 
     def at(self, rows: Tensor) -> "StepRows":
         """Some of the rows."""
-        weights = (None if column is None else column[rows] for column in (self.weight_R, self.target_weight_R))
-        columns = (self.feature_RF, self.group_R, self.reward_R, self.target_R)
-        return StepRows(*(column[rows] for column in columns), *weights, self.good_R[rows])
+        weight_R, target_weight_R = (None if x is None else x[rows] for x in (self.weight_R, self.target_weight_R))
+        return StepRows(
+            feature_RF=self.feature_RF[rows],
+            group_R=self.group_R[rows],
+            reward_R=self.reward_R[rows],
+            target_R=self.target_R[rows],
+            weight_R=weight_R,
+            target_weight_R=target_weight_R,
+            good_R=self.good_R[rows],
+        )
 
 
 def prepare(
