@@ -39,9 +39,13 @@ class StepRows:
 
     def at(self, rows: Tensor) -> "StepRows":
         """Some of the rows."""
-        weights = (None if column is None else column[rows] for column in (self.weight_R, self.target_weight_R))
-        columns = (self.feature_RF, self.group_R, self.reward_R, self.target_R)
-        return StepRows(*(column[rows] for column in columns), *weights, self.good_R[rows])
+        weight_R, target_weight_R = (
+            None if column is None else column[rows] for column in (self.weight_R, self.target_weight_R)
+        )
+        feature_RF, group_R, good_R = self.feature_RF[rows], self.group_R[rows], self.good_R[rows]
+        return StepRows(
+            feature_RF, group_R, self.reward_R[rows], self.target_R[rows], weight_R, target_weight_R, good_R
+        )
 
 
 def prepare(
