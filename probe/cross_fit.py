@@ -52,8 +52,6 @@ def cross_fit(
     weight_R, group_R = step.counts_R(of_targets=True), step.group_R
     counted_R = (weight_R > 0).double()
     fitted = estimator.strength_ > 0
-    if not fitted and (prompt_F is None or not prompt_F.any()):
-        return torch.full_like(step.reward_R, float("nan"))
     if fitted:
         earlier_NK = earlier.coordinate_NK
         if earlier_NK is None:
@@ -61,8 +59,9 @@ def cross_fit(
         step_RK = estimator.coordinates(torch.where(step.finite_R.unsqueeze(1), step.feature_RF, 0.0))
         unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
+    elif prompt_F is None or not prompt_F.any():
+        return torch.full_like(step.reward_R, float("nan"))
     else:
-        assert prompt_F is not None  # seen above
         step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.feature_NF, prompt_F)
         others_R = _others(weight_R, group_R, earlier.weight_N)
         strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))

@@ -76,6 +76,12 @@ def test_run_configs_pass(name):
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),
         (["trainer.device=cpu", "actor_rollout_ref.actor.strategy=fsdp"], "on a CPU only fsdp2"),
         (["trainer.use_v1=False"], "V1 trainer"),
+        (["poise.fit=fresh", "poise.probe.kind=mlp"], "fit='fresh': want lagged with probe.kind=mlp: .* closed form"),
+        (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode=median: .* known for token-mean"),
+        (
+            ["actor_rollout_ref.actor.calculate_sum_pi_squared=True", "actor_rollout_ref.model.use_fused_kernels=True"],
+            "fused kernels do not keep",
+        ),
     ],
 )
 def test_refusals(overrides, message):
@@ -91,6 +97,10 @@ WRONG_VALUES = {
     "poise.signals": ("[length,null,[length,length],[5]]", "a list, no value twice|text, not empty"),
     "poise.end_think": ("['',' ',null,5,[a]]", "text, not empty"),
     "poise.seed": ("[abc,null,1.5,-1,true,100000000000000000000]", "a whole number of at least 0"),
+    "poise.weights": ("[null,entropy,[energy]]", "one of uniform, length, energy"),
+    "poise.weight_cap": ("[0,1.5,nan,true,abc]", "a finite number above 0 and at most 1 or null"),
+    "poise.fit": ("[null,late,true]", "one of lagged, fresh"),
+    "poise.probe.min_updates": ("[0.5,-1,null]", "a whole number of at least 0"),
     "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
     "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
     "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),

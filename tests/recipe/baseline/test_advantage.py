@@ -142,3 +142,24 @@ def test_order_of_rows_does_not_matter():
     plain = compute_advantages(reward_B, group_B, value_B, weight_B3, constant_B).advantage_B
     mixed = compute_advantages(reward_B[order], group_B[order], value_B[order], weight_B3, constant_B).advantage_B
     torch.testing.assert_close(mixed, plain[order])
+
+
+def test_siblings_count_by_their_weights_and_never_by_the_own():
+    reward_B, weight_B = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]), torch.tensor([5.0, 3.0, 1.0, 2.0, NAN])
+    group_B, value_B = torch.tensor([0, 0, 0, 1, 1]), torch.full((5,), NAN)
+    rloo_B3 = torch.tensor([0.0, 1.0, 0.0]).expand(5, 3)
+    constant_B, energy_B = torch.full((5,), 0.25), torch.tensor([4.0, 2.0, 1.0, NAN, 3.0])
+    result = compute_advantages(
+        reward_B, group_B, value_B, rloo_B3, constant_B, row_weight_B=weight_B, energy_B=energy_B
+    )
+    # row 3's sibling counts nothing: the constant
+    torch.testing.assert_close(result.baseline_B, torch.tensor([1 / 4, 1.0, 5 / 8, 0.25, 1.0]))
+    assert result.source_B.tolist() == [RLOO, RLOO, RLOO, CONSTANT, RLOO]
+    # beside RLOO as it is known, all siblings alike
+    error = 4 * (3 / 4) ** 2 + 2 * 1.0 + 1 * (3 / 8) ** 2 + 3 * 1.0
+    rloo = 4 * (1 / 2) ** 2 + 2 * 1.0 + 1 * (1 / 2) ** 2 + 3 * 1.0
+    assert result.metrics()["poise/gradient_variance_ratio"] == pytest.approx(error / rloo)
+    same = compute_advantages(reward_B, group_B, value_B, rloo_B3, constant_B, row_weight_B=torch.ones(5))
+    torch.testing.assert_close(
+        same.advantage_B, compute_advantages(reward_B, group_B, value_B, rloo_B3, constant_B).advantage_B
+    )
