@@ -12,6 +12,7 @@ from reasoning_gym.factory import get_score_answer_fn
 
 from reward.options import count, positive
 from reward.process_pool import LimitedPool, TimeLimitExceeded, WorkerDied
+from reward.reasoning_gym_answers import EVALUATED, FORMULAS, is_formula, same_text
 from reward.verdict import RIGHT, WRONG, Verdict, failure, kept_of, plain
 
 CLOSE = "</think>"
@@ -62,11 +63,16 @@ def compute_score(
 
 
 def is_right(task: str, answer: str, entry: dict[str, Any]) -> bool:
-    """Whether the library's value is full.
+    """Whether the library's value is full. Answers that the library would evaluate do not reach it, see
+    `reward.reasoning_gym_answers`.
 
     Raises:
         ValueError: the library trips over the entry's own answer too. Over another answer alone: that one is wrong.
     """
+    if task in EVALUATED:
+        return same_text(task, answer, entry)
+    if task in FORMULAS and not is_formula(answer):
+        return False
     score = verifier_of(task)
     try:
         return bool(score(answer, entry) >= 1.0)
@@ -91,7 +97,7 @@ def _pool(workers: int) -> LimitedPool:
 class ReasoningGymVerifier:
     """The same, behind the router: the task's name is the data source's last part (``reasoning_gym/chain_sum``).
 
-    In worker processes, because some of the library's verifiers evaluate what the model wrote.
+    In worker processes, because some of the library's verifiers compute with what the model wrote and may not end.
 
     Args:
         time_limit_s: for one answer; past it the verdict is a failure.

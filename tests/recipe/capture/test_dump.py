@@ -80,7 +80,7 @@ def test_the_stream_finds_dumped_rows_in_the_order_asked_for():
     assert stream.lookup_dump(torch.tensor([0])) is None
     for ids in ([3, 1], [2]):
         id_R = torch.tensor(ids)
-        stream.append(id_R, torch.zeros(len(ids), 1), 0.0)
+        stream.append(id_R, torch.zeros(len(ids), 1), torch.ones(len(ids), 2), 0.0)
         stream.append_dump(id_R.float().unsqueeze(1), id_R * 10)
     feature_NF, prompt_N = stream.lookup_dump(torch.tensor([1, 2, 3]))
     assert feature_NF.flatten().tolist() == [1, 2, 3] and prompt_N.tolist() == [10, 20, 30]

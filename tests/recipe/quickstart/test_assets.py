@@ -146,6 +146,6 @@ def test_the_program_says_when_there_is_nothing_to_do(made):
     manifest = json.loads((made / MANIFEST).read_text())
     manifest["settings"] = settings_of(options().parse_args(["--out", "x", *sizes])).record()
     (made / MANIFEST).write_text(json.dumps(manifest))
-    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, *sizes], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "already" in done.stdout
