@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def run(run_poise, small, assets, tmp_path_factory):
     return run_poise(
         tmp_path_factory.mktemp("energy"), assets, *small, "+method=poise_energy", "poise.weight_cap=0.9",
         "actor_rollout_ref.actor.calculate_sum_pi_squared=True", "trainer.n_gpus_per_node=1",
-        "trainer.total_training_steps=3", "trainer.save_freq=3",
+        "trainer.total_training_steps=3", "trainer.save_freq=3", limit_s=900,
     )  # fmt: skip
 
 
