@@ -41,7 +41,7 @@ def _allowed(node: ast.expr, depth: int) -> bool:
     if depth > MAX_DEPTH:
         return False
     if isinstance(node, ast.Constant):
-        return type(node.value) in (int, float) and abs(node.value) <= MAX_NUMBER
+        return _within(node.value, MAX_NUMBER)
     if isinstance(node, ast.Name):
         return True
     if isinstance(node, ast.UnaryOp):
@@ -59,9 +59,10 @@ def _allowed(node: ast.expr, depth: int) -> bool:
 def _small(exponent: ast.expr) -> bool:
     """Whether a power can be computed: no powers in the exponent, no number above `MAX_EXPONENT`."""
     parts = list(ast.walk(exponent))
-    large = (isinstance(part, ast.Constant) and not _small_number(part.value) for part in parts)
+    large = (isinstance(part, ast.Constant) and not _within(part.value, MAX_EXPONENT) for part in parts)
     return not any(isinstance(part, ast.Pow | ast.Mult) for part in parts) and not any(large)
 
 
-def _small_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= MAX_EXPONENT
+def _within(value: Any, bound: float) -> bool:
+    """Whether it is a real number (no text, no truth value) of at most this size."""
+    return type(value) in (int, float) and abs(value) <= bound
