@@ -158,10 +158,6 @@ def linters(words: list[str], line: str, folder: Path) -> None:
     assert all(part.split()[0] in script for part in line.split("&&"))
 
 
-def docker(words: list[str], line: str, folder: Path) -> None:
-    assert (ROOT / "Dockerfile").exists()
-
-
 HANDLERS = {
     r"(taskset -c \d+ )?python benchmarks/": benchmark,
     r"(\w+=\S+ )*python -m recipe\.poise\.main_poise\b": entry,
@@ -180,7 +176,6 @@ HANDLERS = {
     r"source launch/env\.sh": shell,
     r"(python -m )?pip install": installed,
     r"ruff ": linters,
-    r"docker ": docker,
     r"[\"+]*[a-z_]+\.[\w.]+=": settings,
 }
 
@@ -199,7 +194,7 @@ def test_commands_are_found():
 def test_a_command_is_one_that_runs(document, line, tmp_path):
     handlers = [handler for pattern, handler in HANDLERS.items() if re.match(pattern, line)]
     assert handlers, f"{document} shows {line!r}, and no handler here knows such a command"
-    if handlers[0] in (shell, docker, linters):
+    if handlers[0] in (shell, linters):
         words = []
     else:
         words = words_of(re.sub(r"^taskset -c \d+ ", "", line))
@@ -210,7 +205,6 @@ def test_a_command_is_one_that_runs(document, line, tmp_path):
         launched: 3,
         settings: 0,
         shell: 0,
-        docker: 0,
         installed: 0,
         linters: 0,
     }

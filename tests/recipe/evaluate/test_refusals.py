@@ -25,7 +25,7 @@ from recipe.poise.evaluate.suites import Suite
 from recipe.poise.quickstart.model import make_tokenizer
 from recipe.poise.quickstart.tasks import distinct_problems
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLE = {
     "problem": 0, "sample": 0, "response": "2", "tokens": 1, "truncated": False,
     "score": 1.0, "acc": 1.0, "verifier_failed": False,

@@ -23,7 +23,7 @@ from recipe.poise.data.manifest import MANIFEST
 from recipe.poise.data.names import LONGEST
 from recipe.poise.data.schema import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROW = '{"prompt": "1 + 1?", "answer": 2, "data_source": "mine"}\n'
 TABLE = [{"prompt": f"{i} + 1?", "answer": "2", "data_source": "mine"} for i in range(50)]
 
