@@ -20,7 +20,8 @@ from torch import Tensor
 from probe import weights
 from probe.estimators.base import Estimator
 from probe.ridge_path import Groups
-from probe.step import StepRows
+from probe.step import StepRows, without_bad_rows
+from probe.window import SlidingWindow
 
 CLOSED_FORM = ("subspace_ridge", "ridge", "pca_ridge")  # kinds that can be cross-fitted
 NO_CLOSED_FORM = f"cross-fitting needs a closed form, which {', '.join(CLOSED_FORM)} have"
@@ -29,13 +30,37 @@ FIRST_PENALTY = 10.0  # in units of the mean squared singular value: leading dir
 
 @dataclass(frozen=True)
 class EarlierRows:
-    """Rows of earlier steps, N of them: features and, where the estimator keeps them, their coordinates; targets and
-    what they count."""
+    """Rows of earlier steps, N of them: features, or in their place the coordinates that the estimator keeps; targets
+    and what they count."""
 
-    feature_NF: Tensor
+    feature_NF: Tensor | None
     target_N: Tensor
     weight_N: Tensor
     coordinate_NK: Tensor | None = None
+
+    @classmethod
+    def of_window(cls, window: SlidingWindow, estimator: Estimator) -> "EarlierRows":
+        """All rows of the window that the estimator follows. A full window's features are not copied."""
+        order = window.order
+        fitted = estimator.strength_ > 0
+        return cls(
+            None if fitted else window.feature[order],
+            window.target[order],
+            window.target_weight[order],
+            estimator.window_coordinates(window) if fitted else None,
+        )
+
+    def coordinates(self, estimator: Estimator) -> Tensor:
+        """(N, K)."""
+        if self.coordinate_NK is not None:
+            return self.coordinate_NK
+        return estimator.coordinates(self.features())
+
+    def features(self) -> Tensor:
+        """(N, F). Raises ValueError where they were not kept."""
+        if self.feature_NF is None:
+            raise ValueError("rows of which only coordinates are known")
+        return self.feature_NF
 
 
 def cross_fit(
@@ -53,16 +78,14 @@ def cross_fit(
     counted_R = (weight_R > 0).double()
     fitted = estimator.strength_ > 0
     if fitted:
-        earlier_NK = earlier.coordinate_NK
-        if earlier_NK is None:
-            earlier_NK = estimator.coordinates(earlier.feature_NF)
-        step_RK = estimator.coordinates(torch.where(step.finite_R.unsqueeze(1), step.feature_RF, 0.0))
+        earlier_NK = earlier.coordinates(estimator)
+        step_RK = estimator.coordinates(without_bad_rows(step.feature_RF, step.finite_R))
         unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
     elif prompt_F is None or not prompt_F.any():
         return torch.full_like(step.reward_R, float("nan"))
     else:
-        step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.feature_NF, prompt_F)
+        step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.features(), prompt_F)
         others_R = _others(weight_R, group_R, earlier.weight_N)
         strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))
     value_R = left_out_values(

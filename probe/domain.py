@@ -83,8 +83,7 @@ class DomainProbe:
     def cross_fit(self, step: StepRows, prompt_F: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values and constants (R,) of a step's rows, from the window and the step's other prompts."""
         window, order = self.window, self.window.order
-        coordinate_NK = self.estimator.window_coordinates(window) if self.estimator.strength_ > 0 else None
-        earlier = EarlierRows(window.feature[order], window.target[order], window.target_weight[order], coordinate_NK)
+        earlier = EarlierRows.of_window(window, self.estimator)
         value_R = cross_fit(self.estimator, earlier, step, self.settings.min_rows, prompt_F)
         counts_R = step.counts_R(of_targets=False)
         return value_R, left_out_mean(
