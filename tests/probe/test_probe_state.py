@@ -244,8 +244,8 @@ def test_words_and_overflow_in_the_manifest_are_no_numbers(saved, layout, word):
 
 def test_a_state_of_another_format_says_what_to_do(saved, layout):
     _, folder = saved
-    (folder / "probe.json").write_text(json.dumps({"version": 4, "digest": "0", "updates": 1}))
-    with pytest.raises(ValueError, match="format 4, this program reads format 5: .*trainer.resume_mode=disable"):
+    (folder / "probe.json").write_text(json.dumps({"version": 5, "digest": "0", "updates": 1}))
+    with pytest.raises(ValueError, match="format 5, this program reads format 6: .*trainer.resume_mode=disable"):
         ProbeBank(settings(), layout).load(folder)
 
 

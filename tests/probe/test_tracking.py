@@ -75,7 +75,7 @@ def test_between_refreshes_it_is_the_fit_in_the_same_subspace():
 
 
 def test_the_basis_is_refreshed_when_half_of_the_window_is_new_and_not_before():
-    tracked, world = make(), World(0.0)
+    tracked, world = make(refresh_share=0.5), World(0.0)
     window = follow(tracked, world, steps=10)  # full: 160 rows
     refreshes = []
     for step in range(10, 40):
