@@ -59,7 +59,8 @@ class Refresh:
         self.reached, self.done, self.total, self.unit = 0, 0, 0.0, 0.0
 
     def advance(self, window: SlidingWindow, a_CK: Tensor, new: Tensor, progress: float) -> bool:
-        """Go on until the share `progress` of the work is done; whether all of it is.
+        """Go on until the share `progress` of the work is done; whether there is nothing more to do, as all of it is done
+        (then `projected` is there) or as the numbers are such that parts cannot do it.
 
         Args:
             a_CK: the present projection of the window's rows, by slot.
@@ -75,14 +76,11 @@ class Refresh:
             self._sum(window, self._next(window, 2.0 * progress), a_CK)
             if progress < 0.5:
                 return False
-            self._turn(window, a_CK)
+            if not self._turn(window, a_CK):
+                self.stop()
+                return True
         self._project(window, self._next(window, 2.0 * progress - 1.0))
         return progress >= 1.0
-
-    @property
-    def usable(self) -> bool:
-        """Whether the coming basis is one: numbers that grew too fast may have overflown in the image."""
-        return self.coming.basis_ is not None and bool(self.coming.basis_.isfinite().all())
 
     def _next(self, window: SlidingWindow, share: float) -> Tensor:
         """The slots to do now so that the share is done; they count as done."""
@@ -113,12 +111,17 @@ class Refresh:
             z_CP = z_CF.mul_(scale_F)[:, :states]
             self.image.addmm_(z_CP.T, a_CK[chunk, :rank] * weight_C.unsqueeze(1))  # type: ignore[union-attr]
 
-    def _turn(self, window: SlidingWindow, a_CK: Tensor) -> None:
-        """Make the coming subspace of what was summed."""
+    def _turn(self, window: SlidingWindow, a_CK: Tensor) -> bool:
+        """Make the coming subspace of what was summed; False where that has lost its digits."""
         present, coming = self.subspace, self.coming
         first_F, second_F = self.moments / self.total  # type: ignore[operator]
         coming.mean_ = (present.mean_.double() + first_F).float()  # type: ignore[union-attr]
-        coming.set_scale((second_F - first_F.square()).clamp(min=0.0).sqrt().float())
+        deviation_F = (second_F - first_F.square()).clamp(min=0.0).sqrt().float()
+        coming.set_scale(deviation_F)
+        # a mean that went so far from the one that was subtracted has eaten the spread's digits
+        jump_F = first_F.abs().float()
+        if ((jump_F > 1e4 * deviation_F) & (jump_F > 1e-3 * coming.mean_.abs())).any():
+            return False
         scale_P, basis = present.scale_[: len(self.image)], present.basis_  # type: ignore
         mean_P = first_F[: len(scale_P)].float() * scale_P
         self.image.addr_(mean_P, mean_P @ basis, alpha=-self.total)  # type: ignore
@@ -128,6 +131,7 @@ class Refresh:
         self.image = self.moments = None
         self.projected = torch.zeros_like(a_CK)
         self.reached, self.done = window.next_serial, 0
+        return bool(coming.basis_.isfinite().all())
 
     def _project(self, window: SlidingWindow, slots: Tensor) -> None:
         for chunk in slots.split(CHUNK):

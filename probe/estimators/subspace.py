@@ -141,7 +141,7 @@ class SubspaceEstimator(LinearEstimator):
         done = due >= 1.0
         if not stale and self._in_parts(len(slots)):
             done = self.refresh.advance(window, self.projected_, new, due)  # type: ignore[arg-type]
-        if done and not stale and self.refresh.usable:
+        if done and not stale and self.refresh.projected is not None:
             self._take_over(window, weight_N)
         elif done or stale:
             a_NK = self.subspace.refresh(window.feature, slots, weight_N)
