@@ -189,8 +189,10 @@ def peak_bytes(function) -> int:
 
 
 def memory() -> None:
-    print("\nMemory in MB: what stays, against rows x features x 4 bytes; what a refresh under way keeps beside that from")
-    print("step to step; the most that a step of the refresh works in. A whole refresh in steps, the full window's second")
+    print(
+        "\nMemory in MB: what stays, against rows x features x 4 bytes; what a refresh under way keeps beside that; the"
+    )
+    print("most that torch held beyond both in a step, of all the steps of a refresh")
     head = f"{'window':>8} {'ratio':>6} {'estimator':>10} {'refresh':>8} {'workspace':>10}"
     print(f"{'d':>6} {'rows':>6} {'rows x F x 4':>13} {head}")
     for size in args.sizes:

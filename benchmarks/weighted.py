@@ -117,7 +117,7 @@ def error(value_N: Tensor, rows: WeightedRows) -> float:
 
 
 def quality() -> None:
-    print("\nRMSE to E[e r] / E[e], weighted by E[e], on prompts that were not learned: mean of 4 steps with a full window")
+    print("\nRMSE to E[e r] / E[e], weighted by E[e], on prompts that were not learned: mean of 4 steps, window full")
     names = ("constant", "peer", "weighted peer", "lagged, uniform", "lagged", "fresh")
     print(f"{'window':>7} {'seed':>5} " + " ".join(f"{name:>16}" for name in (*names, "lagged ratio", "fresh ratio")))
     for rows in args.windows:

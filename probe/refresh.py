@@ -52,15 +52,15 @@ class Refresh:
 
     def stop(self) -> None:
         """Forget what is under way."""
-        self.image: Tensor | None = None
-        self.moments: Tensor | None = None
-        self.projected: Tensor | None = None
+        self.image: Any = None  # tensors while they are made
+        self.moments: Any = None
+        self.projected: Any = None
         self.coming = Subspace(self.subspace.layout, self.subspace.rank, self.subspace.exact_features)
         self.reached, self.done, self.total, self.unit = 0, 0, 0.0, 0.0
 
     def advance(self, window: SlidingWindow, a_CK: Tensor, new: Tensor, progress: float) -> bool:
-        """Go on until the share `progress` of the work is done; whether there is nothing more to do, as all of it is done
-        (then `projected` is there) or as the numbers are such that parts cannot do it.
+        """Go on until the share `progress` of the work is done; whether there is nothing more to do: all of it is done
+        (then `projected` is there), or the numbers are such that parts cannot do it.
 
         Args:
             a_CK: the present projection of the window's rows, by slot.
@@ -93,40 +93,44 @@ class Refresh:
         self.done += len(slots)
         return slots
 
+    def _present(self) -> tuple[Any, Any, Any]:
+        """Mean, scale (F,) and basis (P, R) that the window's rows are projected with."""
+        return self.subspace.mean_, self.subspace.scale_, self.subspace.basis_
+
     def _start(self, window: SlidingWindow) -> None:
-        basis, mean = self.subspace.basis_, self.subspace.mean_
-        self.image, self.moments = torch.zeros_like(basis), mean.new_zeros(2, len(mean), dtype=torch.float64)  # type: ignore
+        mean, _, basis = self._present()
+        self.image, self.moments = torch.zeros_like(basis), mean.new_zeros(2, len(mean), dtype=torch.float64)
         self.reached, self.done, self.total = window.next_serial, 0, 0.0
         self.unit = float(window.target_weight[window.order].double().mean())
 
     def _sum(self, window: SlidingWindow, slots: Tensor, a_CK: Tensor) -> None:
-        basis, mean_F, scale_F = self.subspace.basis_, self.subspace.mean_, self.subspace.scale_
-        states, rank = basis.shape  # type: ignore[union-attr]
+        mean_F, scale_F, basis = self._present()
+        states, rank = basis.shape
         for chunk in slots.split(CHUNK):
             weight_C = (window.target_weight[chunk].double() / self.unit).float()
             z_CF = window.feature[chunk] - mean_F
-            self.moments[0] += weight_C @ z_CF  # type: ignore[index]
-            self.moments[1] += weight_C @ z_CF.square()  # type: ignore[index]
+            self.moments[0] += weight_C @ z_CF
+            self.moments[1] += weight_C @ z_CF.square()
             self.total += float(weight_C.double().sum())
             z_CP = z_CF.mul_(scale_F)[:, :states]
-            self.image.addmm_(z_CP.T, a_CK[chunk, :rank] * weight_C.unsqueeze(1))  # type: ignore[union-attr]
+            self.image.addmm_(z_CP.T, a_CK[chunk, :rank] * weight_C.unsqueeze(1))
 
     def _turn(self, window: SlidingWindow, a_CK: Tensor) -> bool:
         """Make the coming subspace of what was summed; False where that has lost its digits."""
-        present, coming = self.subspace, self.coming
-        first_F, second_F = self.moments / self.total  # type: ignore[operator]
-        coming.mean_ = (present.mean_.double() + first_F).float()  # type: ignore[union-attr]
+        (mean_F, scale_F, basis), coming = self._present(), self.coming
+        first_F, second_F = self.moments / self.total
+        coming.mean_ = (mean_F.double() + first_F).float()
         deviation_F = (second_F - first_F.square()).clamp(min=0.0).sqrt().float()
-        coming.set_scale(deviation_F)
+        coming_F = coming.set_scale(deviation_F)
         # a mean that went so far from the one that was subtracted has eaten the spread's digits
         jump_F = first_F.abs().float()
         if ((jump_F > 1e4 * deviation_F) & (jump_F > 1e-3 * coming.mean_.abs())).any():
             return False
-        scale_P, basis = present.scale_[: len(self.image)], present.basis_  # type: ignore
+        scale_P = scale_F[: len(self.image)]
         mean_P = first_F[: len(scale_P)].float() * scale_P
-        self.image.addr_(mean_P, mean_P @ basis, alpha=-self.total)  # type: ignore
+        self.image.addr_(mean_P, mean_P @ basis, alpha=-self.total)
         # a feature that was constant so far has no image: it takes part from the next refresh on
-        ratio_P = torch.where(scale_P > 0, coming.scale_[: len(scale_P)] / scale_P, 0.0)  # type: ignore[index]
+        ratio_P = torch.where(scale_P > 0, coming_F[: len(scale_P)] / scale_P, 0.0)
         coming.basis_ = torch.linalg.qr(self.image * ratio_P.unsqueeze(1))[0].contiguous()
         self.image = self.moments = None
         self.projected = torch.zeros_like(a_CK)
@@ -135,7 +139,7 @@ class Refresh:
 
     def _project(self, window: SlidingWindow, slots: Tensor) -> None:
         for chunk in slots.split(CHUNK):
-            self.projected[chunk] = self.coming.project(window.feature[chunk])  # type: ignore[index]
+            self.projected[chunk] = self.coming.project(window.feature[chunk])
 
     def state(self, slots: Tensor) -> tuple[dict[str, Tensor], dict[str, float | int]]:
         """Tensors of the half that is under way, by slot those of the rows in `slots`, and numbers."""
@@ -153,7 +157,8 @@ class Refresh:
         sizes = {"F": layout.num_features, "P": layout.num_state_features, "N": rows, "M": 2}
         sizes |= {"K": self.subspace.dimensions} | ({} if basis is None else {"R": basis.shape[1]})
         check_tensors("estimator.refresh", tensors, self.TENSORS, sizes)
-        if set(numbers) != set(self.NUMBERS) or set(tensors) not in (set(), FIRST, SECOND) or (tensors and basis is None):
+        complete = set(tensors) in ((set(), FIRST, SECOND) if basis is not None else (set(),))
+        if set(numbers) != set(self.NUMBERS) or not complete:
             raise ValueError(f"estimator.refresh: {shown(numbers)} and {', '.join(tensors) or 'nothing'} do not fit")
         for name, kind in self.NUMBERS.items():
             setattr(self, name, checked(numbers[name], kind, f"estimator.refresh.{name}"))

@@ -124,15 +124,16 @@ class Subspace:
         self.set_gain(a_NK, weight_N)
         return a_NK
 
-    def set_scale(self, deviation_F: Tensor) -> None:
-        """Scale features of the present mean by their standard deviations."""
+    def set_scale(self, deviation_F: Tensor) -> Tensor:
+        """Scale features of the present mean by their standard deviations; what they are multiplied by (F,)."""
         if self.mean_ is None:
             raise RuntimeError("the subspace has no mean yet")
         varies_F = deviation_F > 1e-6 * self.mean_.abs().clamp(min=1e-30)  # rounding of a constant is no signal
         self.scale_ = torch.where(varies_F, 1.0 / deviation_F.clamp(min=1e-30), torch.zeros_like(deviation_F))
+        return self.scale_
 
     def set_gain(self, a_NK: Tensor, weight_N: Tensor | None) -> None:
-        """Give scalars the spread of the leading direction; in `a`, the projection of all rows with a gain of 1, too."""
+        """Give scalars the spread of the leading direction, also in `a`: the projection of all rows at a gain of 1."""
         rank = a_NK.shape[1] - (self.layout.num_features - self.layout.num_state_features)
         self.gain_ = float(weights.mean(a_NK[:, :rank].square(), weight_N).max().sqrt())
         a_NK[:, rank:] *= self.gain_

@@ -105,17 +105,15 @@ class SubspaceEstimator(LinearEstimator):
         return tensors | prefixed("refresh", under_way), numbers | prefixed("refresh", progress)
 
     def load_state(self, tensors, numbers, slots, rows) -> None:
-        own, under_way = [], []
-        for entries in (tensors, numbers):
-            under_way.append({k.removeprefix("refresh."): v for k, v in entries.items() if k.startswith("refresh.")})
-            own.append({k: v for k, v in entries.items() if not k.startswith("refresh.")})
-        super().load_state(*own, slots, rows)
+        learned, under_way = _apart(tensors)
+        own_numbers, progress = _apart(numbers)
+        super().load_state(learned, own_numbers, slots, rows)
         self.subspace.check_loaded()
         if self.projected_ is not None:  # tensors that do not fit each other are found now, not in a later step
             found = self.subspace.project(self.projected_.new_zeros(1, self.layout.num_features)).shape[1]
             if found != self.projected_.shape[1]:
                 raise ValueError(f"projections of {self.projected_.shape[1]} numbers in a subspace of {found}")
-        self.refresh.load_state(*under_way, slots, rows)
+        self.refresh.load_state(under_way, progress, slots, rows)
 
     def lose_track(self) -> None:
         self.projected_ = self.basis_ = None
@@ -172,6 +170,12 @@ class SubspaceEstimator(LinearEstimator):
         self.refresh.stop()
         self.changed_, self.rows_ = 0, len(window)
         _, self.energy_ = self.subspace.project_measured(window.feature[window.order[-COMPARED_ROWS:]])
+
+
+def _apart(entries):
+    """An estimator's own entries, and those of the refresh under way."""
+    own = {name: entry for name, entry in entries.items() if not name.startswith("refresh.")}
+    return own, {name.removeprefix("refresh."): entries[name] for name in entries if name not in own}
 
 
 class SubspaceRidge(SubspaceEstimator):

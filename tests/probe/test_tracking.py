@@ -182,7 +182,7 @@ def test_parts_are_one_iteration_with_the_windows_own_moments(parts, weighted):
 
 
 def test_rows_that_come_and_go_while_a_refresh_is_under_way_are_in_it():
-    """After the first half the moments are those of the window as it is; after the second all its rows are projected."""
+    """After the first half the moments are those of the window as it is; after the second all rows are projected."""
     tracked, world = make(), World(0.01)
     window = follow(tracked, world, steps=20)
     half = whole = 0
