@@ -106,9 +106,10 @@ class EngineSections:
         return rows
 
     def prompts(self) -> list[dict]:
-        """A pass over as many prompts alone (and one token) as the short batch has rows, capture on."""
+        """A pass over as many prompts alone as the short batch has rows, capture on; the last token is the response's,
+        without which the engine takes no row."""
         length = self.sizes.prompt
-        batch = Batch(self.short.rows, length + 1, length, self.vocabulary, self.sizes.budget)
+        batch = Batch(self.short.rows, length, length - 1, self.vocabulary, self.sizes.budget)
         with FastLogProbs():
             runs = self._compare({"rollouts": self._run(self.short, True), "prompts": self._run(batch, True)})
         row = {"engine": self.name, "prompts": batch.rows, "tokens": length, "ms per prompt": 1e3 / batch.rows}

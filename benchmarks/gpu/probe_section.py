@@ -7,6 +7,7 @@ import cProfile
 import pstats
 import statistics
 import time
+import traceback
 from dataclasses import dataclass
 from io import StringIO
 
@@ -83,18 +84,15 @@ def probe_steps(devices: tuple[str, ...], sizes: Sizes, deadline: Deadline) -> l
     for device in devices:
         move = [tuple(to(part, device) for part in step) for step in (full, *new)]
         for fit, weights in FORMS:
-            step, times, start = Step(sizes, world, fit, weights, device), [], time.perf_counter()
             budget = max(3.0, deadline.left() - 15) / (forms - len(table))
-            step.fill(*move[0])
-            held = reset_peak(device)
-            for number, rows in enumerate(move[1:], start=1):
-                if number > WARM_UP + 3 and time.perf_counter() - start > budget:
-                    break
-                times.append(step.run(*rows, number))
-            added = (torch.cuda.max_memory_allocated() - held) / 1e6 if device == "cuda" else 0
-            row = summary(times[WARM_UP:], device, fit, weights) | {"added MB": added}
-            table.append(row | {"slowest calls": profiled(step, move[-1])})
-            print(f"  probe on {device}, {fit}, {weights}: {table[-1]['median ms']:.1f} ms", flush=True)
+            row = {"device": device, "fit": fit, "weights": weights}
+            try:
+                row |= measured(Step(sizes, world, fit, weights, device), move, budget)
+                print(f"  probe on {device}, {fit}, {weights}: {row['median ms']:.1f} ms", flush=True)
+            except Exception as error:  # the other forms and devices are measured all the same
+                traceback.print_exc()
+                row |= {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            table.append(row)
     return table
 
 
@@ -140,13 +138,26 @@ def to(part, device: str):
     return part.to(device)
 
 
-def summary(times: list[tuple[float, float, float]], device: str, fit: str, weights: str) -> dict:
+def measured(step: Step, rows: list, budget: float) -> dict:
+    """One form: windows filled with the first rows, then a step for each of the others."""
+    times, start = [], time.perf_counter()
+    step.fill(*rows[0])
+    held = reset_peak(step.device)
+    for number, new in enumerate(rows[1:], start=1):
+        if number > WARM_UP + 3 and time.perf_counter() - start > budget:
+            break
+        times.append(step.run(*new, number))
+    added = (torch.cuda.max_memory_allocated() - held) / 1e6 if step.device == "cuda" else 0
+    return summary(times[WARM_UP:]) | {"added MB": added, "slowest calls": profiled(step, rows[-1])}
+
+
+def summary(times: list[tuple[float, float, float]]) -> dict:
     totals = [say + learn for say, learn, _ in times]
     say, learn, solve = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
     return {
-        **{"device": device, "fit": fit, "weights": weights, "median ms": statistics.median(totals) * 1e3},
-        **{"mean ms": statistics.mean(totals) * 1e3, "max ms": max(totals) * 1e3, "say ms": say, "learn ms": learn},
-        **{"of it solve ms": solve, "steps": len(times), "threads": torch.get_num_threads()},
+        **{"median ms": statistics.median(totals) * 1e3, "mean ms": statistics.mean(totals) * 1e3},
+        **{"max ms": max(totals) * 1e3, "say ms": say, "learn ms": learn, "of it solve ms": solve},
+        **{"steps": len(times), "threads": torch.get_num_threads()},
         "all ms": [round(total * 1e3, 3) for total in totals],
     }
 

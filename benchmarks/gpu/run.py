@@ -175,7 +175,9 @@ def settle_environment(options, packages: Path) -> dict[str, str]:
     variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "RAY_DEDUP_LOGS": "0"}
     path = [str(packages)] if options.pack else []
     variables["PYTHONPATH"] = os.pathsep.join([*path, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if options.device == "cpu":
+    if options.device == "cuda":
+        variables["VERL_PLATFORM"] = "nvidia"
+    else:
         plugin = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "recipe.poise.plugin"}
         variables |= plugin | {"TORCHDYNAMO_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return variables
@@ -230,7 +232,10 @@ def main() -> None:
             else:
                 words = json.dumps([part, deadline, str(model)])
                 command = [sys.executable, __file__, *sys.argv[1:], "--part", words]
-                subprocess.run(command, env=os.environ | variables, cwd=ROOT)
+                try:
+                    subprocess.run(command, env=os.environ | variables, cwd=ROOT, timeout=max(1.0, left * share) + 40)
+                except subprocess.TimeoutExpired:
+                    print(f"{part} was ended: it outran its time", flush=True)
             collect(options, parts)
     finally:
         subprocess.run(["rm", "-rf", str(scratch)])

@@ -22,7 +22,7 @@ SECTIONS = {
     "probe": ("The probe's step", "Three domains with full windows; a step says values, then learns."),
     "kernels": ("Its small decompositions", "On the device, and moved to the CPU and back."),
 }
-LEFT_OUT = ("all ms", "slowest calls")  # in the JSON only
+LEFT_OUT = ("all ms", "slowest calls", "traceback")  # in the JSON only
 
 
 def cell(value) -> str:
@@ -79,7 +79,7 @@ def step_shares(whole: dict) -> list[dict]:
             if (row["log-probs"], row["tokens/row"]) == (update["log-probs"], update["tokens/row"]):
                 added["capture"] = row["s"] - row["without s"]
         for row in rows("probe", "probe"):
-            if row["device"] == rows("probe", "probe")[0]["device"]:
+            if row["device"] == rows("probe", "probe")[0]["device"] and "failed" not in row:
                 added[f"probe, {row['fit']}, {row['weights']}"] = row["mean ms"] / 1e3
         for row in rows("fsdp2", "prompts"):
             added["prompt pass"] = row["s"]
