@@ -27,6 +27,8 @@ class Ridge(LinearEstimator):
         link: see `LinearEstimator`.
     """
 
+    closed_form = True
+
     TENSORS = {**LinearEstimator.TENSORS, "scale_": ("F", torch.float32)}
     BLOCK_GAINS = (0.1, 0.316, 3.16, 10.0)
 
@@ -74,6 +76,8 @@ class PCARidge(LinearEstimator):
         alpha: penalty on the coefficients of standardised features (paper: 100), for rows that weigh one on average.
         seed: of the randomised range finder.
     """
+
+    closed_form = True
 
     TENSORS = {**LinearEstimator.TENSORS, "map_": ("FK", torch.float32)}
 

@@ -76,7 +76,6 @@ def test_run_configs_pass(name):
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),
         (["trainer.device=cpu", "actor_rollout_ref.actor.strategy=fsdp"], "on a CPU only fsdp2"),
         (["trainer.use_v1=False"], "V1 trainer"),
-        (["poise.fit=fresh", "poise.probe.kind=mlp"], "fit='fresh': want lagged with probe.kind=mlp: .* closed form"),
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode=median: .* known for token-mean"),
         (
             ["actor_rollout_ref.actor.calculate_sum_pi_squared=True", "actor_rollout_ref.model.use_fused_kernels=True"],
