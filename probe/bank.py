@@ -15,6 +15,7 @@ from probe import state
 from probe.checked import Range, read, settle
 from probe.domain import RLOO_ONLY, DomainProbe
 from probe.estimators import Estimator, make_estimator
+from probe.guard import ALWAYS
 from probe.metrics import calibration_metrics, prediction_scores
 from probe.prediction import Prediction
 from probe.settings import Crossing, FeatureLayout, ProbeSettings
@@ -137,6 +138,8 @@ class ProbeBank:
 
     def _weights(self, probe: DomainProbe, first: tuple[float, float, float]) -> Tensor:
         """(3,) the guard's weights for the domain's rows; `first` while it has judged nothing."""
+        if self.settings.guard in ("rloo", "constant"):
+            first = ALWAYS[self.settings.guard]
         verdict = probe.verdict.weight_E if probe.judged else first
         early = self.updates < self.settings.min_updates
         return torch.tensor(RLOO_ONLY.weight_E if early else verdict, device=self.device)

@@ -103,7 +103,7 @@ WRONG_VALUES = {
     "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
     "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
     "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),
-    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off"),
+    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off, rloo, constant"),
     "poise.probe.window_rows": ("[1e3,4096.5,nan,1000000000000,abc,null,'4096']", "a whole number of at least 1"),
     "poise.probe.min_rows": ("[64.5,nan,true,null]", "a whole number of at least 1"),
     "poise.probe.rank": ("[9.5,nan,1e1,null]", "a whole number of at least 1"),

@@ -133,6 +133,12 @@ def test_the_other_closed_forms_and_guards_are_exact(kind, guard):
     assert gap_of(2, fresh(make_bank(STATES, 2, 3, kind, guard=guard), 2)) < 1e-6
 
 
+@pytest.mark.parametrize("earlier", [0, 3])
+def test_the_constant_alone_is_exact_with_one_rollout(earlier):
+    bank = make_bank(PROMPT_ONLY, 1, earlier, guard="constant")
+    assert gap_of(1, fresh(bank, 1)) < 1e-6
+
+
 @pytest.mark.parametrize("earlier", [0, 2])
 @pytest.mark.parametrize("kind", ["logistic", "mlp"])
 @pytest.mark.parametrize("n", [1, 2])
