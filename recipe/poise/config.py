@@ -74,9 +74,9 @@ class PoiseConfig:
     states: Annotated[tuple[State, ...], DISTINCT] = STATES
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
-    weights: Weights = "uniform"
+    weights: Weights = "energy"
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
-    fit: Fit = "lagged"
+    fit: Fit = "fresh"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
