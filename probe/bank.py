@@ -60,10 +60,10 @@ class ProbeBank:
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
         self.crossing, self.updates = crossing, 0
         blocks = [
-            torch.full((size,), name in crossing.prompt_blocks)
+            torch.full((size,), name in crossing.prompt_blocks, device=self.device)
             for name, size in zip(layout.names, layout.sizes, strict=True)
         ]
-        self._prompt_F = torch.cat(blocks).to(self.device)
+        self._prompt_F = torch.cat(blocks)
         self.probes = [DomainProbe(name, settings, layout, self.device, seed) for name in settings.domain_names]
         self.shared: Estimator = make_estimator(settings, layout, seed)
 
@@ -74,7 +74,7 @@ class ProbeBank:
                 f"({', '.join(f'{n}: {s}' for n, s in zip(self.layout.names, self.layout.sizes, strict=True))})"
             )
         if domain_R is None:
-            domain_R = torch.full((len(x_RF),), len(self.probes) - 1)
+            domain_R = torch.full((len(x_RF),), len(self.probes) - 1, device=self.device)
         return x_RF.to(self.device, torch.float32), domain_R.to(self.device)
 
     @torch.no_grad()

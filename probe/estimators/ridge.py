@@ -125,7 +125,7 @@ def principal_directions(z_NB: Tensor, count: int, seed: int, iterations: int = 
     count = min(count, *z_NB.shape)
     width = min(count + 10, *z_NB.shape)
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.randn(z_NB.shape[1], width, generator=generator).to(z_NB)
+    basis = torch.randn(z_NB.shape[1], width, generator=generator, device="cpu").to(z_NB)
     for _ in range(iterations):
         basis = torch.linalg.qr(z_NB.T @ (z_NB @ basis))[0]
     _, _, vh = torch.linalg.svd(z_NB @ basis, full_matrices=False)
