@@ -3,7 +3,7 @@
 A baseline may depend on everything but the row's own response. So the fit may hold the present rows, as long as the
 row's whole prompt is left out, and all that the fit is made with is of earlier steps: standardisation and directions,
 penalty, unit of the weights, link and range. The left-out prediction of a linear fit then costs a small system per
-prompt.
+prompt; other estimators are fitted in folds (`probe.fold_fit`).
 
 Before anything was fitted there are no earlier steps to take it from: the directions are the prompts' own states,
 standardised over the step (they depend on no response), with a stiff penalty that nothing chooses; it is scaled by the
@@ -12,55 +12,16 @@ mean weight of the other prompts' rows.
 Shapes: R rows of the step, N earlier rows, F features, K dimensions that are solved in, G groups of at most M rows.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from probe import weights
 from probe.estimators.base import Estimator
+from probe.fold_fit import fold_fit
 from probe.ridge_path import Groups
-from probe.step import StepRows, without_bad_rows
-from probe.window import SlidingWindow
+from probe.step import EarlierRows, StepRows, without_bad_rows
 
-CLOSED_FORM = ("subspace_ridge", "ridge", "pca_ridge")  # kinds that can be cross-fitted
-NO_CLOSED_FORM = f"cross-fitting needs a closed form, which {', '.join(CLOSED_FORM)} have"
 FIRST_PENALTY = 10.0  # in units of the mean squared singular value: leading directions count half, others a tenth
-
-
-@dataclass(frozen=True)
-class EarlierRows:
-    """Rows of earlier steps, N of them: features, or in their place the coordinates that the estimator keeps; targets
-    and what they count."""
-
-    feature_NF: Tensor | None
-    target_N: Tensor
-    weight_N: Tensor
-    coordinate_NK: Tensor | None = None
-
-    @classmethod
-    def of_window(cls, window: SlidingWindow, estimator: Estimator) -> "EarlierRows":
-        """All rows of the window that the estimator follows. A full window's features are not copied."""
-        order = window.order
-        fitted = estimator.strength_ > 0
-        return cls(
-            None if fitted else window.feature[order],
-            window.target[order],
-            window.target_weight[order],
-            estimator.window_coordinates(window) if fitted else None,
-        )
-
-    def coordinates(self, estimator: Estimator) -> Tensor:
-        """(N, K)."""
-        if self.coordinate_NK is not None:
-            return self.coordinate_NK
-        return estimator.coordinates(self.features())
-
-    def features(self) -> Tensor:
-        """(N, F). Raises ValueError where they were not kept."""
-        if self.feature_NF is None:
-            raise ValueError("rows of which only coordinates are known")
-        return self.feature_NF
 
 
 def cross_fit(
@@ -71,21 +32,25 @@ def cross_fit(
 
     Args:
         estimator: as earlier steps left it; nothing of it is changed.
-        prompt_F: bool, features that depend on the prompt alone: what to start with while nothing was fitted. None or
-            none of them: there is no value then.
+        prompt_F: bool, features that depend on the prompt alone: what a linear fit starts with while nothing was
+            fitted. None or none of them: there is no value then.
     """
+    if not estimator.closed_form:
+        return fold_fit(estimator, earlier, step, min_rows)
     weight_R, group_R = step.counts_R(of_targets=True), step.group_R
     counted_R = (weight_R > 0).double()
     fitted = estimator.strength_ > 0
     if fitted:
-        earlier_NK = earlier.coordinates(estimator)
+        earlier_NK = earlier.coordinate_NK
+        if earlier_NK is None:
+            earlier_NK = estimator.coordinates(earlier.feature_NF)
         step_RK = estimator.coordinates(without_bad_rows(step.feature_RF, step.finite_R))
         unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
     elif prompt_F is None or not prompt_F.any():
         return torch.full_like(step.reward_R, float("nan"))
     else:
-        step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.features(), prompt_F)
+        step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.feature_NF, prompt_F)
         others_R = _others(weight_R, group_R, earlier.weight_N)
         strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))
     value_R = left_out_values(
