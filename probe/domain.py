@@ -86,8 +86,8 @@ class DomainProbe:
         known = self.estimator.strength_ > 0
         coordinate_NK = self.estimator.window_coordinates(window) if known else None
         feature_NF = window.feature[order[:0] if known else order]  # a full window is not copied without need
-        columns = (window.target, window.target_weight, window.group)
-        earlier = EarlierRows(feature_NF, *(column[order] for column in columns), coordinate_NK)
+        target_N, weight_N, group_N = (column[order] for column in (window.target, window.target_weight, window.group))
+        earlier = EarlierRows(feature_NF, target_N, weight_N, group_N, coordinate_NK)
         value_R = cross_fit(self.estimator, earlier, step, self.settings.min_rows, prompt_F)
         counts_R = step.counts_R(of_targets=False)
         return value_R, left_out_mean(
