@@ -1,10 +1,10 @@
 """Rows that count by their energy, and values cross-fitted: what that costs, how good it is, and what a cap does.
 
-    python benchmarks/weighted.py [--parts cost quality caps]
+    python benchmarks/weighted.py [--parts cost pace quality caps]
 
 On planted rows of which E[e r] / E[e] is known (probe.planted.WeightedWorld). cost: seconds of a step, all settings and
 the scikit-learn peer in turn, on the same rows. quality: weighted error to the true value on prompts that were not
-learned. caps: the same, and sum e (r - b)^2 over the oracle's, for caps of the weights.
+learned. pace: of the subspace's refreshes, and whether they are done at once or in parts. caps: errors as in quality, and sum e (r - b)^2 over the oracle's, for caps of the weights.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from statistics import mean, median, stdev
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose probe.py would hide the package
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-PARTS = ("cost", "quality", "caps")
+PARTS = ("cost", "pace", "quality", "caps")
 parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
 parser.add_argument("--size", type=int, default=2560, help="features of a state")
 parser.add_argument("--windows", nargs="+", type=int, default=[2048, 4096], help="rows of a window; cost: the last")
@@ -42,10 +42,13 @@ with needs_packages():
 
     from benchmarks.peer import Peer
     from probe import Crossing, ProbeBank, ProbeSettings
+    from probe.estimators import SubspaceRidge
     from probe.metrics import rmse
     from probe.planted import WeightedRows, WeightedWorld
     from probe.prediction import Prediction
+    from probe.window import SlidingWindow
 
+HELD_OUT = 1024
 CAPS = (None, 0.999, 0.99, 0.95, 0.9)
 FORMS = [(weights, fit) for weights in ("uniform", "energy") for fit in ("lagged", "fresh")]
 
@@ -109,6 +112,47 @@ def cost() -> None:
         line = " ".join(f"{number:>8.4f}" for number in (*numbers, median(peer)))
         ratios = (median(peer) / median(both), mean(peer) / mean(both))
         print(f"{weights:>8} {fit:>7} {line} " + " ".join(f"{ratio:>8.1f}" for ratio in ratios), flush=True)
+
+
+class AtOnce(SubspaceRidge):
+    """Refreshed in one step."""
+
+    def _in_parts(self, rows: int) -> bool:
+        return False
+
+
+def pace() -> None:
+    shares = (0.5, 1.0, 2.0, 4.0)  # change of the window, rows that come and go counted, from a refresh to the next
+    names = [(form, share) for form in (AtOnce, SubspaceRidge) for share in shares]
+    rows, seconds, errors = args.windows[-1], {name: [] for name in names}, {name: [] for name in names}
+    for seed in args.seeds:
+        world = WeightedWorld(args.size, seed, tail=args.tail, turn=args.turn)
+        window = SlidingWindow(rows, world.layout().num_features)
+        followers = {name: name[0](world.layout(), refresh_share=name[1]) for name in names}
+        full = 2 * rows // args.new_rows
+        for step in range(full + args.repeat):
+            new = world.draw(args.new_rows)
+            weight = {"weight_R": new.weight_N, "target_weight_R": new.target_weight_N}
+            change = window.push(new.x_NF, new.reward_N, new.target_N, new.target_N, new.group_N, step, **weight)
+            test = world.draw(HELD_OUT)
+            for name, follower in followers.items():
+                start = now()
+                follower.follow(window, change)
+                if step >= full:
+                    seconds[name].append(now() - start)
+                    errors[name].append(error(follower.predict(test.x_NF), test))
+            world.advance()
+    print(f"\nRefreshes: window of {rows} rows, d = {args.size}, turn {args.turn:g}; {args.repeat} steps a seed")
+    print(f"RMSE on {HELD_OUT} fresh rows a step, weighted, over that of the first line; {args.clock} seconds of a fit")
+    columns = ("RMSE", "ratio", "worst step", "median s", "mean s", "max s")
+    print(f"{'refresh':>8} {'share':>6} " + " ".join(f"{name:>10}" for name in columns))
+    base = errors[names[0]]
+    for name in names:
+        worst = max(own / first for own, first in zip(errors[name], base, strict=True))
+        numbers = (mean(errors[name]), mean(errors[name]) / mean(base), worst)
+        numbers += (median(seconds[name]), mean(seconds[name]), max(seconds[name]))
+        how = "at once" if name[0] is AtOnce else "in parts"
+        print(f"{how:>8} {name[1]:>6g} " + " ".join(f"{number:>10.4f}" for number in numbers), flush=True)
 
 
 def error(value_N: Tensor, rows: WeightedRows) -> float:
@@ -189,4 +233,4 @@ if __name__ == "__main__":
     print(f"{platform.machine()} CPU, {args.threads} thread(s), torch {torch.__version__}, seeds {args.seeds}")
     for part in PARTS:
         if part in args.parts:
-            {"cost": cost, "quality": quality, "caps": caps}[part]()
+            {"cost": cost, "pace": pace, "quality": quality, "caps": caps}[part]()
