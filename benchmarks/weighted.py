@@ -3,8 +3,9 @@
     python benchmarks/weighted.py [--parts cost pace quality caps]
 
 On planted rows of which E[e r] / E[e] is known (probe.planted.WeightedWorld). cost: seconds of a step, all settings and
-the scikit-learn peer in turn, on the same rows. quality: weighted error to the true value on prompts that were not
-learned. pace: of the subspace's refreshes, and whether they are done at once or in parts. caps: errors as in quality, and sum e (r - b)^2 over the oracle's, for caps of the weights.
+the scikit-learn peer in turn, on the same rows. pace: of the subspace's refreshes, at once or in parts. quality:
+weighted error to the true value on prompts that were not learned. caps: the same, and E[e (r - b)^2] over the oracle's,
+for caps of the weights.
 """
 
 import argparse
