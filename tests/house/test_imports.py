@@ -41,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.compare": {"launch"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
-        *(f"{PLUGIN}.{room}" for room in ("capture", "compare", "cpu", "evaluate")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "cpu", "evaluate")),
     },
 }
 

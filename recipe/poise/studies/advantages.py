@@ -58,9 +58,7 @@ def kept_by_dapo(reward_R: Tensor, n: int) -> Tensor:
     return (reward_R.view(-1, n) != reward_R.view(-1, n)[:, :1]).any(1).repeat_interleave(n)
 
 
-def token_baseline(
-    reward_R: Tensor, n: int, log_prob_RT: Tensor, sum_pi_squared_RT: Tensor, mask_RT: Tensor
-) -> Tensor:
+def token_baseline(reward_R: Tensor, n: int, log_prob_RT: Tensor, sum_pi_squared_RT: Tensor, mask_RT: Tensor) -> Tensor:
     """(R, T) advantages of tokens by verl's own optimal token baseline (arXiv 2602.07078); the reward stands at the last
     token."""
     mask_RT = mask_RT.float()

@@ -70,9 +70,7 @@ def gather(
     """
     if args.energy not in tokens.energy:
         raise ValueError(f"--energy {args.energy!r}: want one of {', '.join(tokens.energy)}")
-    token_RT = adv.token_baseline(
-        pool.reward_R, pool.n, tokens.log_prob_RT, tokens.sum_pi_squared_RT, tokens.mask_RT
-    )
+    token_RT = adv.token_baseline(pool.reward_R, pool.n, tokens.log_prob_RT, tokens.sum_pi_squared_RT, tokens.mask_RT)
     weights = torch.stack([torch.ones_like(token_RT), token_RT])
     plain, otb = row_scores(path, pool.ids, weights, pool.length_R, args.directions, seed)
     factor_R, factor_E = (row_factor(args.loss_agg_mode, x.length_R) for x in (pool, earlier))
@@ -134,9 +132,7 @@ def by_probe(
     material: Material, form: adv.ProbeForm, energy: str, n: int, args: argparse.Namespace, seed: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Advantages (R,) by one form of the probe, and what its guard weighs."""
-    run = adv.ProbeRun(
-        form, material.earlier, material.earlier_energy[energy], n, args.rollouts, args.weight_cap, seed
-    )
+    run = adv.ProbeRun(form, material.earlier, material.earlier_energy[energy], n, args.rollouts, args.weight_cap, seed)
     return run.advantages(material.pool, material.energy[energy])[0].double(), run.guard
 
 

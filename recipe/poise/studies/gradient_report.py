@@ -77,7 +77,10 @@ def absolute_table(entries: list[dict]) -> str:
 def energy_table(entries: list[dict]) -> str:
     """What each candidate for the norm of a score is worth at one checkpoint."""
     columns = {"constant, n=1": "constant", "prompt probe, n=1": "prompt_probe", "POISE, n=2": "poise"}
-    lines = ["| energy | correlation | b* | " + " | ".join(columns) + " |", "|---|---|---" + "|---" * len(columns) + "|"]
+    lines = [
+        "| energy | correlation | b* | " + " | ".join(columns) + " |",
+        "|---|---|---" + "|---" * len(columns) + "|",
+    ]
     for name, first in entries[0]["energies"].items():
         numbers = [np.mean([entry["energies"][name][key] for entry in entries]) for key in ("correlation", "constant")]
         cells = [f"{numbers[0]:.2f}", f"{numbers[1]:.3f}"]
@@ -152,7 +155,9 @@ def heading(done: list[dict], where: str) -> str:
     """What was studied."""
     settings, lines = done[0]["settings"], []
     for label, entries in by_label(done).items():
-        facts = {key: np.mean([entry["facts"][key] for entry in entries]) for key in ("pass_rate", "length", "mixed_groups")}
+        facts = {
+            key: np.mean([entry["facts"][key] for entry in entries]) for key in ("pass_rate", "length", "mixed_groups")
+        }
         ratio = [entry["facts"]["energy_of_wrong_over_right"] for entry in entries]
         told = "" if None in ratio else f", a wrong rollout has {np.mean(ratio):.1f} times the energy of a right one"
         lines.append(
@@ -180,7 +185,7 @@ def markdown(done: list[dict], where: str) -> str:
         "\n".join(f"- {line}" for line in answers(done)),
         "![Variance of the policy gradient](gradient_variance.png)",
         "What values could gain: share of the variance of the reward, and of the energy-weighted squared error that the "
-        "gradient sees, beyond the constant, on prompts that no fit has seen. \"At most\": between prompts, by more and "
+        'gradient sees, beyond the constant, on prompts that no fit has seen. "At most": between prompts, by more and '
         "fewer rollouts; an upper bound for the energy-weighted one.",
         worth_table(done),
     ]

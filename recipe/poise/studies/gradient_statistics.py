@@ -94,7 +94,9 @@ def moments(groups: Groups, drawn_BP: np.ndarray) -> Moments:
     """
     prompts = len(groups.square_PO)
     if prompts < 2 or not groups.counted_PO.any():
-        raise ValueError(f"{prompts} prompts with {groups.counted_PO.sum():.0f} counted tokens or rows: nothing to compare")
+        raise ValueError(
+            f"{prompts} prompts with {groups.counted_PO.sum():.0f} counted tokens or rows: nothing to compare"
+        )
     mean_PK, counted_P, paid_P = groups.total_POK.mean(1), groups.counted_PO.mean(1), groups.paid_PO.mean(1)
     mu_K = mean_PK.mean(0) / counted_P.mean()
     # the mean over directions of a product of projections is the product of the vectors

@@ -56,7 +56,12 @@ def split_prompts(available: int, fit: int, studied: int, seed: int) -> tuple[np
 
 def study_checkpoint(args: argparse.Namespace, model: str, data: Path, seed: int) -> dict:
     """All numbers of one checkpoint, as JSON has them."""
-    start = time.perf_counter()
+    start, seconds = time.perf_counter(), {}
+
+    def lap(name: str) -> None:
+        seconds[name] = time.perf_counter() - start - sum(seconds.values())
+        print(f"  {name}: {seconds[name]:.0f} s", flush=True)
+
     path = str(resolve(model).path)
     fit_prompts, prompts = split_prompts(prompt_count(data), args.fit_prompts, args.prompts, seed)
     torch.manual_seed(seed)
@@ -67,24 +72,26 @@ def study_checkpoint(args: argparse.Namespace, model: str, data: Path, seed: int
     earlier_tokens = observer.tokens()
     pool = make_pool(policy, data, prompts, PER_PROMPT, *limits)
     tokens = observer.tokens()
-    sampled = time.perf_counter() - start
+    lap("sampling")
     material = menu.gather(args, path, earlier, earlier_tokens, pool, tokens, seed)
-    scored = time.perf_counter() - start
+    lap("scores")
     drawn_BP = draw_prompts(len(prompts), np.random.default_rng(seed))
     budget = args.rollouts * float(pool.length_R.float().mean())
     found, guards = menu.compare(material, args, drawn_BP, seed)
     results = menu.numbers(found, budget)
+    lap("estimators")
     energies = menu.search(material, args, drawn_BP, seed)
+    lap("energies")
     uniform_R, true_R = torch.ones_like(material.true_R), material.true_R
+    weight_E, weight_R = material.earlier_energy[args.energy], material.energy[args.energy]
     worths = {
         "equal": worth(earlier, pool, None, uniform_R, uniform_R, drawn_BP, seed),
-        "energy": worth(
-            earlier, pool, material.earlier_energy[args.energy], material.energy[args.energy], true_R, drawn_BP, seed
-        ),
+        "energy": worth(earlier, pool, weight_E, weight_R, true_R, drawn_BP, seed),
     }
+    lap("values")
     return {
         "facts": _facts(pool.reward_R, pool.length_R, true_R, len(prompts), budget)
-        | {"guards": guards, "seconds": {"sampling": sampled, "scores": scored - sampled}},
+        | {"guards": guards, "seconds": seconds},
         "results": results,
         "energies": energies,
         "worth": {

@@ -57,7 +57,9 @@ def row_scores(
         def log_probs(p):
             place_1L = torch.arange(len(ids_L)).unsqueeze(0)
             # padding stands on the right, where nothing before it looks
-            said = functional_call(model, p, kwargs={"input_ids": ids_L[None], "position_ids": place_1L, "use_cache": False})
+            said = functional_call(
+                model, p, kwargs={"input_ids": ids_L[None], "position_ids": place_1L, "use_cache": False}
+            )
             return said.logits[0, :-1].log_softmax(-1).gather(1, ids_L[1:, None]).squeeze(1)
 
         _, pull = vjp(log_probs, weights)
@@ -67,7 +69,9 @@ def row_scores(
     sets, rows = weight_WRT.shape[:2]
     projected = torch.zeros(sets, rows, directions, dtype=torch.float64)
     norm = torch.zeros(sets, rows, dtype=torch.float64)
-    for part in tqdm(batches_by_length([len(row) for row in ids], batch_tokens), desc="scores", leave=False, disable=None):
+    for part in tqdm(
+        batches_by_length([len(row) for row in ids], batch_tokens), desc="scores", leave=False, disable=None
+    ):
         ids_RL = torch.nn.utils.rnn.pad_sequence([ids[row] for row in part], batch_first=True)
         cotangent_WRL = torch.zeros(sets, len(part), ids_RL.shape[1] - 1)
         for place, row in enumerate(part):

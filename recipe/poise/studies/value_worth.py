@@ -48,7 +48,9 @@ def between_prompts(reward_PN: np.ndarray, weight_PN: np.ndarray, level: float) 
     return sum(float(part) * taken_off(size) for part, size in zip(share, sizes, strict=True))
 
 
-def told(reward_R: Tensor, value_R: Tensor, constant_R: Tensor, weight_R: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
+def told(
+    reward_R: Tensor, value_R: Tensor, constant_R: Tensor, weight_R: Tensor, n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(P,) weighted squared error that the value takes off the constant's, and the constant's. A row without a value has
     the constant."""
     value_R = torch.where(value_R.isfinite(), value_R, constant_R).double()
@@ -78,12 +80,16 @@ def probe_values(earlier: Pool, pool: Pool, weight_E: Tensor | None, names: tupl
     sizes = tuple(1 if name == "reward" else layout.sizes[layout.names.index(name)] for name in names)
 
     def columns(of: Pool) -> Tensor:
-        parts = [of.reward_R.unsqueeze(1) if name == "reward" else of.feature_RF[:, layout.slices[name]] for name in names]
+        parts = [
+            of.reward_R.unsqueeze(1) if name == "reward" else of.feature_RF[:, layout.slices[name]] for name in names
+        ]
         return torch.cat(parts, dim=1)
 
     estimator = make_estimator(ProbeSettings(), FeatureLayout(names, sizes), seed=seed)
     group_E = torch.arange(len(earlier.reward_R)) if prompt_only else groups_of(len(earlier.reward_R), 2)
-    rows = prepare(columns(earlier), earlier.reward_R, group_E, None if weight_E is None else weight_E.float(), prompt_only)
+    rows = prepare(
+        columns(earlier), earlier.reward_R, group_E, None if weight_E is None else weight_E.float(), prompt_only
+    )
     good = rows.good_R
     weight = None if rows.target_weight_R is None else rows.target_weight_R[good]
     estimator.fit(rows.feature_RF[good], rows.target_R[good], earlier.prompt_R[good], weight)
@@ -92,7 +98,13 @@ def probe_values(earlier: Pool, pool: Pool, weight_E: Tensor | None, names: tupl
 
 
 def worth(
-    earlier: Pool, pool: Pool, weight_E: Tensor | None, weight_R: Tensor, true_R: Tensor, drawn_BP: np.ndarray, seed: int
+    earlier: Pool,
+    pool: Pool,
+    weight_E: Tensor | None,
+    weight_R: Tensor,
+    true_R: Tensor,
+    drawn_BP: np.ndarray,
+    seed: int,
 ) -> dict[str, Interval]:
     """Weighted R^2 by source, of rows that no fit has seen: what it takes off the error of the constant.
 

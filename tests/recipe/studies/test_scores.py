@@ -29,7 +29,8 @@ def rows(count=7, seed=0):
     length_R = torch.randint(1, 9, (count,), generator=generator)
     prompt_R = torch.randint(1, 6, (count,), generator=generator)
     ids = [
-        torch.randint(0, VOCABULARY, (int(p + n),), generator=generator) for p, n in zip(prompt_R, length_R, strict=True)
+        torch.randint(0, VOCABULARY, (int(p + n),), generator=generator)
+        for p, n in zip(prompt_R, length_R, strict=True)
     ]
     return ids, length_R
 
@@ -45,7 +46,9 @@ def test_scores_are_autograds(model):
     """Of rows of all lengths in small batches, for two sets of token weights."""
     model, path = model
     ids, length_R = rows()
-    weight_WRT = torch.stack([torch.ones(len(ids), 8), torch.randn(len(ids), 8, generator=torch.Generator().manual_seed(1))])
+    weight_WRT = torch.stack(
+        [torch.ones(len(ids), 8), torch.randn(len(ids), 8, generator=torch.Generator().manual_seed(1))]
+    )
     found = row_scores(path, ids, weight_WRT, length_R, directions=5, seed=3, batch_tokens=24)
     generator = torch.Generator().manual_seed(3)
     signs = [
@@ -95,7 +98,9 @@ def test_the_output_embeddings_part_is_its_gradients_norm():
         head_VD = seen.head_VD.clone().requires_grad_()
         log_p = (last_RTD[row] @ head_VD.T).log_softmax(-1).gather(1, seen.token_RT[row, :, None]).squeeze(1)
         (part,) = torch.autograd.grad((log_p * seen.mask_RT[row]).sum(), head_VD)
-        assert float(found["|sum d h|^2 (output embedding)"][row]) == pytest.approx(float(part.square().sum()), rel=1e-3)
+        assert float(found["|sum d h|^2 (output embedding)"][row]) == pytest.approx(
+            float(part.square().sum()), rel=1e-3
+        )
 
 
 def test_energies_are_what_their_names_say():

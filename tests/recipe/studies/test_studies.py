@@ -94,7 +94,7 @@ def test_too_few_prompts_are_said(assets, tmp_path, capsys):
     assert value_study.main([*common, "--fit-prompts", "40", "--held-out", "12"]) == 2
     assert "40 fit and 12 held-out prompts are wanted, the file has 48" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--fit-prompts", "48"]) == 2
-    assert "--fit-prompts must leave some" in capsys.readouterr().err
+    assert "--fit-prompts 48 must leave some" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--model", f"a={assets}/model", f"a={assets}", "--fit-prompts", "16"]) == 2
     assert "write NAME=PATH" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--fit-prompts", "16", "--energy", "warmth"]) == 2
