@@ -59,8 +59,8 @@ def kept_by_dapo(reward_R: Tensor, n: int) -> Tensor:
 
 
 def token_baseline(reward_R: Tensor, n: int, log_prob_RT: Tensor, sum_pi_squared_RT: Tensor, mask_RT: Tensor) -> Tensor:
-    """(R, T) advantages of tokens by verl's own optimal token baseline (arXiv 2602.07078); the reward stands at the last
-    token."""
+    """(R, T) advantages of tokens by verl's own optimal token baseline (arXiv 2602.07078); the reward stands at the
+    last token."""
     mask_RT = mask_RT.float()
     last_R = mask_RT.sum(1).long() - 1
     reward_RT = torch.zeros_like(mask_RT)
@@ -84,8 +84,8 @@ def steps(pool: Pool, n: int, rows: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class ProbeForm:
-    """One form of POISE: what rows weigh (`energy` or not), how it is fitted, and whether the prompt's state is all that
-    the probe sees (then n may be 1)."""
+    """One form of POISE: what rows weigh (`energy` or not), how it is fitted, and whether the prompt's state is all
+    that the probe sees (then n may be 1)."""
 
     weighted: bool
     fit: str
@@ -93,8 +93,8 @@ class ProbeForm:
 
 
 class ProbeRun:
-    """The project's probe and guard in a run at a fixed policy: earlier steps are learned one by one, then each batch of
-    the pool is the next step after them.
+    """The project's probe and guard in a run at a fixed policy: earlier steps are learned one by one, then each batch
+    of the pool is the next step after them.
 
     Args:
         earlier: rows of earlier steps, other prompts. weight_R: of its rows. n: rows per prompt in a step.

@@ -1,9 +1,9 @@
 """What may stand for the squared norm of a rollout's score, from the numbers of one forward pass.
 
-The score is the sum over response tokens of grad log pi. What the pass knows of a token is d = onehot - pi, the gradient
-in the logits, and the states h that it went through. Sums of the tokens' own norms miss that tokens of one rollout pull
-the same way; norms of sums see it. Each number here is of second degree in the tokens, so that a row whose tokens the
-loss divides by their count has it divided by the count squared.
+The score is the sum over response tokens of grad log pi. What the pass knows of a token is d = onehot - pi, the
+gradient in the logits, and the states h that it went through. Sums of the tokens' own norms miss that tokens of one
+rollout pull the same way; norms of sums see it. A row whose tokens the loss divides by their count has each number here
+divided by the count squared.
 
 Shapes: R rows, T response tokens (padded), V vocabulary, D hidden size.
 """
@@ -136,18 +136,20 @@ class Observer:
             head_VD=self._policy.model.get_output_embeddings().weight.detach(),
         )
         pad = (0, self.limit - longest)
-        columns = (seen.log_prob_RT, sum_pi_squared_RT, mask_RT)
-        self._parts.append(Tokens(*(torch.nn.functional.pad(x, pad) for x in columns), measures(seen)))
+        log_prob_RT, squares_RT, mask_RT = (
+            torch.nn.functional.pad(x, pad) for x in (seen.log_prob_RT, sum_pi_squared_RT, mask_RT)
+        )
+        self._parts.append(Tokens(log_prob_RT, squares_RT, mask_RT, measures(seen)))
 
     def tokens(self) -> Tokens:
         """All that was seen since the last call."""
         parts, self._parts = self._parts, []
-        columns = [
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("log_prob_RT", "sum_pi_squared_RT", "mask_RT")
-        ]
-        energy = {name: torch.cat([part.energy[name] for part in parts]) for name in parts[0].energy}
-        return Tokens(*columns, energy)
+        return Tokens(
+            torch.cat([part.log_prob_RT for part in parts]),
+            torch.cat([part.sum_pi_squared_RT for part in parts]),
+            torch.cat([part.mask_RT for part in parts]),
+            {name: torch.cat([part.energy[name] for part in parts]) for name in parts[0].energy},
+        )
 
     def close(self) -> None:
         for handle in self._handles:

@@ -45,8 +45,8 @@ class Material:
 class Method:
     """Advantages of an estimator: one number per row, or None for those that are in `Material.otb` already.
 
-    unbiased: "yes", or why not. kept_R: rows that enter the gradient; others are paid for only. shown: whether it can be
-    compared by variance (its gradient is the policy gradient), or only relative to its signal.
+    unbiased: "yes", or why not. kept_R: rows that enter the gradient; others are only paid for. shown: whether its mean
+    is the policy gradient, so that variances can be compared; else only variances over signals can.
     """
 
     name: str

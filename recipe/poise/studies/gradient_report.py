@@ -25,7 +25,7 @@ CLAIMS = (
 )
 
 
-def pooled(parts: list[dict]) -> tuple[float, float, float, float, float]:
+def pooled(parts: list[dict]) -> tuple[float, ...]:
     """Mean, low and high of its 95% interval, lowest and highest seed, of ratios {value, low, high}."""
     values = np.array([part["value"] for part in parts])
     if not (np.isfinite(values).all() and (values > 0).all()):
@@ -114,8 +114,8 @@ def answers(done: list[dict]) -> list[str]:
             mean, low, high, *_ = pooled([entry["results"][name][key] for entry in entries])
             said = "lower" if high < 1 else "higher" if low > 1 else "not told apart"
             lines.append(
-                f"{label}: {name} beside {other}, equal tokens: variance is {said}: {mean:.2f} ({low:.2f} to {high:.2f}) "
-                "times"
+                f"{label}: {name} beside {other}, equal tokens: variance is {said}: "
+                f"{mean:.2f} ({low:.2f} to {high:.2f}) times"
             )
     return lines
 
@@ -167,34 +167,35 @@ def heading(done: list[dict], where: str) -> str:
         )
     seeds = sorted({entry["seed"] for entry in done})
     lines.append(
-        f"\n{done[0]['facts']['prompts']} prompts x 8 rollouts; the probe after steps of {settings['rollouts']} rollouts on "
-        f"{settings['fit_prompts']} other prompts, energy {settings['energy']}; {settings['loss_agg_mode']}, "
+        f"\n{done[0]['facts']['prompts']} prompts x 8 rollouts; the probe after steps of {settings['rollouts']} "
+        f"rollouts on {settings['fit_prompts']} other prompts, energy {settings['energy']}; "
+        f"{settings['loss_agg_mode']}, "
         f"{settings['directions']} directions, seeds {', '.join(map(str, seeds))}; {where}."
     )
     return "\n".join(lines)
 
 
 def markdown(done: list[dict], where: str) -> str:
-    parts = [heading(done, where)]
-    parts += [
-        "Variance at equal generated tokens over that of RLOO with eight rollouts (95%, paired bootstrap over prompts). †: "
-        "another gradient, compared by variance over signal.",
+    parts = [
+        heading(done, where),
+        "Variance at equal generated tokens over that of RLOO with eight rollouts (95%, paired bootstrap over "
+        "prompts). †: another gradient, compared by variance over signal.",
         estimator_table(done, "over_rloo"),
         "The same over that of the energy-weighted constant, n=1.",
         estimator_table(done, "over_constant"),
         "\n".join(f"- {line}" for line in answers(done)),
         "![Variance of the policy gradient](gradient_variance.png)",
-        "What values could gain: share of the variance of the reward, and of the energy-weighted squared error that the "
-        'gradient sees, beyond the constant, on prompts that no fit has seen. "At most": between prompts, by more and '
-        "fewer rollouts; an upper bound for the energy-weighted one.",
+        "What values could gain: share of the variance of the reward, and of the energy-weighted squared error that "
+        "the gradient sees, that a value takes off the constant's, on prompts that no fit has seen. At most: what lies "
+        "between prompts, from more and fewer rollouts; an upper bound where rows weigh unequally.",
         worth_table(done),
     ]
     for label, entries in by_label(done).items():
         parts += [
-            f"{label}: what may stand for the norm of a score. Correlation of logarithms with the true norm, the constant "
-            "that it gives, and variance over RLOO's, n=8, with it.",
+            f"{label}: what may stand for the norm of a score. Correlation of logarithms with the true norm, the "
+            "constant that it gives, and variance over that of RLOO, n=8, with it.",
             energy_table(entries),
-            f"{label}: batches of {entries[0]['facts']['tokens_per_batch']:.0f} tokens.",
+            f"{label}: batches of {np.mean([entry['facts']['tokens_per_batch'] for entry in entries]):.0f} tokens.",
             absolute_table(entries),
         ]
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
 """Variance and signal of a batch's gradient, from what single prompts add to it; paired bootstrap over prompts.
 
-A batch's gradient is sum_p x_p / sum_p c_p: x_p is what prompt p's group adds, c_p what the loss divides by (its tokens,
-or its rows). Groups are independent, so to first order in 1 / batch
+A batch's gradient is sum_p x_p / sum_p c_p: x_p is what prompt p's group adds, c_p what the loss divides by (its
+tokens, or its rows). Groups are independent, so to first order in 1 / batch
 
     variance of a batch = variance of (x_p - mu c_p) / (groups E[c]^2),      mu = E[x] / E[c]
 
@@ -55,8 +55,8 @@ class Groups:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the sample, and of each bootstrap sample (B,): the variance of a batch that pays one token (a batch of T tokens
-    has 1 / T of it), and the signal, the squared norm of the mean gradient."""
+    """Of the sample, and of each bootstrap sample (B,): the variance of a batch that pays one token (a batch of T
+    tokens has 1 / T of it), and the signal, the squared norm of the mean gradient."""
 
     variance: float
     signal: float

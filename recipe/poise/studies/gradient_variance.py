@@ -3,11 +3,11 @@
     python -m recipe.poise.studies.gradient_variance --model start=assets_s{seed}/model \\
         middle=runs/poise_s{seed}/checkpoints/global_step_8 --data assets_s{seed}/train.parquet --seeds 0 1 2 --out DIR
 
-A model is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). All estimators stand on the same
-prompts and rollouts, and one group of rollouts is one sample (`gradient_statistics`): ratios of two estimators have paired
-intervals. Scores are exact in their norms and projected on random signs elsewhere (`scores`). The probe is the project's,
-with its guard, after steps of a training's size on other prompts (`advantages`); these are of the same checkpoint, so
-"lagged" here lags in rows, not in policies.
+A model is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). All estimators stand on the
+same prompts and rollouts, and one group of rollouts is one sample (`gradient_statistics`): ratios of two estimators
+have paired intervals. Scores are exact in their norms and projected on random signs elsewhere (`scores`). The probe is
+the project's, with its guard, after steps of a training's size on other prompts (`advantages`); these are of the same
+checkpoint, so "lagged" here lags in rows, not in policies.
 
 Beside the estimators: what may stand for the norm of a score (`energies`), and what values could gain (`value_worth`).
 GRPO and DAPO divide by a group's deviation, and GRPO, DAPO, OPO and OTB have a row's own reward in its baseline: their
@@ -56,7 +56,8 @@ def split_prompts(available: int, fit: int, studied: int, seed: int) -> tuple[np
 
 def study_checkpoint(args: argparse.Namespace, model: str, data: Path, seed: int) -> dict:
     """All numbers of one checkpoint, as JSON has them."""
-    start, seconds = time.perf_counter(), {}
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
 
     def lap(name: str) -> None:
         seconds[name] = time.perf_counter() - start - sum(seconds.values())

@@ -62,7 +62,7 @@ def row_scores(
             )
             return said.logits[0, :-1].log_softmax(-1).gather(1, ids_L[1:, None]).squeeze(1)
 
-        _, pull = vjp(log_probs, weights)
+        pull = vjp(log_probs, weights)[1]
         return [pull(cotangent_L)[0] for cotangent_L in cotangent_WL.unbind(0)]
 
     vectorised = vmap(gradients, in_dims=(None, 0, 1))

@@ -1,8 +1,8 @@
 """What values could gain: how much of a reward's variance lies between prompts, and how much of that can be told.
 
 A baseline's part in the variance of the gradient is E[w (r - b)^2] with w the squared norm of the score. Relative to
-the best constant, the weighted R^2 of a value is what it takes off. The most that any value of the prompt can take off is
-the share of the weighted variance that lies between prompts. Each number stands once with equal weights (the
+the best constant, the weighted R^2 of a value is what it takes off. The most that any value of the prompt can take off
+is the share of the weighted variance that lies between prompts. Each number stands once with equal weights (the
 variance of the reward) and once with score energies (what the gradient sees).
 
 Shapes: P prompts, N rollouts each, R = P N rows, E earlier rows of other prompts, B bootstrap samples.
@@ -31,8 +31,8 @@ def between_prompts(reward_PN: np.ndarray, weight_PN: np.ndarray, level: float) 
 
     A prompt's own weighted mean of m rollouts takes off too much, since it fits their noise. What all N, halves and
     quarters of them take off is carried on in 1 / m and 1 / m^2 to m = infinity. For equal weights this is exact (the
-    analysis of variance); where weights are heavy-tailed or go with the reward some of the noise stays, and the number is
-    an upper bound.
+    analysis of variance); where weights are heavy-tailed or go with the reward some of the noise stays, and the number
+    is an upper bound.
     """
     count = reward_PN.shape[1]
     moved_PN = weight_PN * (reward_PN - level)
@@ -41,18 +41,18 @@ def between_prompts(reward_PN: np.ndarray, weight_PN: np.ndarray, level: float) 
         subsets = list(combinations(range(count), size))
         chosen = subsets[:: max(1, len(subsets) // SUBSETS)]
         parts = (moved_PN[:, rows].sum(1) ** 2 / np.maximum(weight_PN[:, rows].sum(1), 1e-300) for rows in chosen)
-        return sum(parts) / len(chosen) / size
+        return np.sum(list(parts), axis=0) / len(chosen) / size
 
     sizes = [count, count // 2, count // 4] if count >= 8 else [count, count // 2]
     share = np.linalg.solve(np.vander(1 / np.array(sizes), increasing=True).T, np.eye(len(sizes))[0])
-    return sum(float(part) * taken_off(size) for part, size in zip(share, sizes, strict=True))
+    return np.sum([part * taken_off(size) for part, size in zip(share, sizes, strict=True)], axis=0)
 
 
 def told(
     reward_R: Tensor, value_R: Tensor, constant_R: Tensor, weight_R: Tensor, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) weighted squared error that the value takes off the constant's, and the constant's. A row without a value has
-    the constant."""
+    """(P,) weighted squared error that the value takes off the constant's, and the constant's. A row without a value
+    has the constant."""
     value_R = torch.where(value_R.isfinite(), value_R, constant_R).double()
     before_R = weight_R * (reward_R - constant_R).square()
     after_R = weight_R * (reward_R - value_R).square()

@@ -76,7 +76,8 @@ def test_the_token_baseline_is_verls_by_hand():
 
 
 def planted(prompts=300, n=8, directions=6, seed=0):
-    """A pool whose scores are those of one Bernoulli per prompt, y - p, in a random direction: right ones are rewarded."""
+    """A pool whose scores are those of one Bernoulli per prompt, y - p, in a random direction: right ones are
+    rewarded."""
     generator = torch.Generator().manual_seed(seed)
     rate = torch.rand(prompts, generator=generator).repeat_interleave(n)
     reward_R = (torch.rand(prompts * n, generator=generator) < rate).float()

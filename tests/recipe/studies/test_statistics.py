@@ -12,8 +12,8 @@ K, P = 24, 64
 
 
 def planted(rng, groups=1, scale=1.0, shared=0.0, noise=None, prompts=P):
-    """Groups of variance `scale^2` about a mean gradient of squared norm `scale^2`, each with one counted token; a share
-    of the noise is of the prompts, which all groups of a prompt have in common."""
+    """Groups of variance `scale^2` about a mean gradient of squared norm `scale^2`, each with one counted token; a
+    share of the noise is of the prompts, which all groups of a prompt have in common."""
     noise = rng.normal(size=(prompts, groups, K)) if noise is None else noise
     own, common = noise * np.sqrt(1 - shared), rng.normal(size=(prompts, 1, K)) * np.sqrt(shared)
     total_POK = scale * (1.0 + own + common)
