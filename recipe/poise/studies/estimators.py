@@ -107,7 +107,6 @@ def methods(material: Material, energy: str, args: argparse.Namespace, seed: int
     yield Method("OPO without itself, n=8", every, "yes", adv.rloo(reward_R, every, length_R))
     yield Method("OTB (verl), n=8", every, OWN, None)
     yield Method("energy-weighted RLOO, n=8", every, "yes", adv.rloo(reward_R, every, weight_R))
-    yield Method("energy-weighted RLOO, n=2", 2, "yes", adv.rloo(reward_R, 2, weight_R))
     for n in (1, 2):
         yield Method(f"energy-weighted constant, n={n}", n, "yes", adv.constant(reward_R, every, weight_R))
     yield Method("constant by true |s|^2, n=1", 1, "yes", adv.constant(reward_R, every, material.true_R))
