@@ -19,7 +19,13 @@ from recipe.poise.studies.scores import Scores, row_scores
 
 AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")  # verl's actor.loss_agg_mode
 TRUE = "true |s|^2"
-RLOO_8, CONSTANT_1 = "RLOO, n=8", "energy-weighted constant, n=1"  # what others are compared with
+# what others are compared with, by the key of the ratio
+RLOO_8 = "RLOO, n=8"
+COMPARED = {
+    "over_rloo": RLOO_8,
+    "over_constant": "energy-weighted constant, n=1",
+    "over_constant_2": "energy-weighted constant, n=2",
+}
 SEARCH_ROWS = 1024  # of a step, where energies are compared: the fit is the same, in a tenth of the time
 SCALE, OWN, SLIGHT = "no: scale", "no: own reward", "but for 1 / batch"
 
@@ -172,12 +178,12 @@ def compare(
 
 
 def numbers(found: dict[str, tuple[Method, Moments]], tokens: float) -> dict[str, dict]:
-    """As JSON has them: variance, signal and their ratio in batches of `tokens`; beside RLOO and the constant."""
+    """As JSON has them: variance, signal and their ratio in batches of `tokens`; beside those of `COMPARED`."""
     out = {}
     for name, (method, item) in found.items():
         entry: dict = {"n": method.n, "unbiased": method.unbiased}
         entry |= {key: asdict(part) for key, part in item.intervals(tokens).items()}
-        for key, other in (("over_rloo", RLOO_8), ("over_constant", CONSTANT_1)):
+        for key, other in COMPARED.items():
             share = quotient(item, found[other][1], relative=not method.shown)
             entry[key] = asdict(share)
         out[name] = entry

@@ -20,6 +20,7 @@ CLAIMS = (
     ("POISE, lagged, uniform, n=2", "RLOO, n=8", "over_rloo"),
     ("POISE, fresh, energy, n=2", "RLOO, n=8", "over_rloo"),
     ("energy-weighted constant, n=1", "RLOO, n=8", "over_rloo"),
+    ("POISE, fresh, energy, n=2", "energy-weighted constant, n=2", "over_constant_2"),
     ("POISE, fresh, energy, n=2", "energy-weighted constant, n=1", "over_constant"),
     ("prompt probe, fresh, energy, n=1", "energy-weighted constant, n=1", "over_constant"),
 )
