@@ -47,6 +47,11 @@ def cell(parts: list[dict], form: str = "{:.3f}") -> str:
     return text if len(parts) == 1 else f"{text}; seeds {form.format(lowest)}–{form.format(highest)}"
 
 
+def escaped(name: str) -> str:
+    """As a table's cell has it."""
+    return name.replace("|", r"\|")
+
+
 def by_label(done: list[dict]) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {}
     for entry in done:
@@ -61,7 +66,7 @@ def estimator_table(done: list[dict], key: str) -> str:
     for name, first in done[0]["results"].items():
         mark = "" if first["unbiased"] in ("yes", "but for 1 / batch") else " †"
         cells = [cell([entry["results"][name][key] for entry in entries]) + mark for entries in labels.values()]
-        lines.append(f"| {name} | {first['unbiased']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escaped(name)} | {first['unbiased']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -71,7 +76,7 @@ def absolute_table(entries: list[dict]) -> str:
     for name in entries[0]["results"]:
         parts = [[entry["results"][name][key]["value"] for entry in entries] for key in ("variance", "signal", "ratio")]
         variance, signal, ratio = (float(np.mean(part)) for part in parts)
-        lines.append(f"| {name} | {variance:.2e} | {signal:.2e} | {ratio:.1f} |")
+        lines.append(f"| {escaped(name)} | {variance:.2e} | {signal:.2e} | {ratio:.1f} |")
     return "\n".join(lines)
 
 
@@ -88,7 +93,7 @@ def energy_table(entries: list[dict]) -> str:
         for key in columns.values():
             full = f"over_rloo_{key}"
             cells.append(cell([entry["energies"][name][full] for entry in entries]) if full in first else "–")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -145,6 +150,9 @@ def figure(done: list[dict]):
         panel.set_title(f"{label} (pass rate {rate:.2f})", fontsize=10)
         panel.axvline(1.0, color="grey", linewidth=0.8)
         panel.set_xscale("log")
+        panel.set_xticks([0.1, 0.2, 0.5, 1.0, 2.0], ["0.1", "0.2", "0.5", "1", "2"])
+        panel.set_xticks([], minor=True)
+        panel.set_xlim(min(0.1, panel.get_xlim()[0]), max(1.5, panel.get_xlim()[1]))
         panel.set_xlabel("variance / RLOO, n=8, equal tokens (95%)")
         panel.grid(alpha=0.25, which="both")
     panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)

@@ -83,6 +83,8 @@ def test_gradients_are_studied_and_a_finished_checkpoint_is_kept(assets, tmp_pat
     assert all(0 <= entry["constant"] <= 1 for entry in first["energies"].values())
     assert set(first["worth"]) == {"equal", "energy"} and "a sibling's states" in first["worth"]["equal"]
     text = (tmp_path / "gradient_variance.md").read_text()
+    widths = {len(line.replace(r"\|", "").split("|")) for line in text.split("\n") if line.startswith("| sum")}
+    assert len(widths) == 1, "a name breaks its table"
     assert "| POISE, fresh, energy, n=2 | yes |" in text and "| the prompt's state |" in text
     assert matplotlib.image.imread(tmp_path / "gradient_variance.png")[..., :3].std() > 0.05
     again = study(*command)
