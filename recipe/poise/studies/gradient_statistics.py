@@ -31,7 +31,7 @@ class Interval:
 
     @classmethod
     def of(cls, value: float, resampled: np.ndarray) -> "Interval":
-        low, high = np.quantile(resampled, [0.025, 0.975])
+        low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")  # some may be infinite
         return cls(value, float(low), float(high))
 
     def __format__(self, form: str) -> str:
