@@ -5,7 +5,7 @@ Shapes: P prompts, N rollouts each, R = P N rows, E earlier rows, O groups per p
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -184,8 +184,11 @@ def numbers(found: dict[str, tuple[Method, Moments]], tokens: float) -> dict[str
         entry: dict = {"n": method.n, "unbiased": method.unbiased}
         entry |= {key: asdict(part) for key, part in item.intervals(tokens).items()}
         for key, other in COMPARED.items():
-            share = quotient(item, found[other][1], relative=not method.shown)
-            entry[key] = asdict(share)
+            beside = found[other][1]
+            if not method.shown:  # all with the policy gradient have the same signal: take it where it is known best
+                known = found[COMPARED["over_constant"]][1]
+                beside = replace(beside, signal=known.signal, signals=known.signals)
+            entry[key] = asdict(quotient(item, beside, relative=not method.shown))
         out[name] = entry
     return out
 

@@ -128,6 +128,21 @@ def test_variance_per_prompt_is_that_of_batches(name, mode):
     assert item.signal == pytest.approx((mean**2).mean(), rel=0.12)
 
 
+def test_other_gradients_are_compared_by_their_scale_free_variance():
+    """Twice RLOO's advantages, called another gradient: as good as RLOO, whose signal is taken from the constant."""
+    pool, scores = planted()
+    made, drawn = material(pool, scores), draw_prompts(300, np.random.default_rng(0), 50)
+    advantage_R = adv.rloo(pool.reward_R.double(), 8)
+    every = {
+        name: menu.Method(name, 8, "yes", advantage_R) for name in menu.COMPARED.values()
+    } | {"twice": menu.Method("twice", 8, menu.SCALE, 2 * advantage_R)}  # fmt: skip
+    found = {name: (method, moments(menu.groups(made, method), drawn)) for name, method in every.items()}
+    entry = menu.numbers(found, 100.0)["twice"]
+    assert entry["over_rloo"] == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0})
+    assert entry["variance"]["value"] == pytest.approx(4 * found[menu.RLOO_8][1].variance / 100)
+    assert entry["ratio"]["value"] == pytest.approx(found[menu.RLOO_8][1].ratio / 100)
+
+
 def test_what_dapo_throws_away_is_paid_for():
     pool, scores = planted()
     made = material(pool, scores)
