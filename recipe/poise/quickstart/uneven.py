@@ -48,14 +48,14 @@ class Intervals:
 MOST_TERMS, MOST_NUMBERS, END = 10, 16, 75
 # Within the bounds a step is one of a thousand facts, which minutes suffice to learn.
 LEVELS: tuple[Source, ...] = (
-    *(Bounded("chain_sum", terms, 0.055, -9, 20) for terms in range(3, MOST_TERMS + 1)),
-    Bounded("products", 3, 0.12, 1, 120),
-    Bounded("products", 4, 0.14, 1, 120),
-    Intervals("count_primes", MOST_NUMBERS, END, 0.30),
+    *(Bounded("chain_sum", terms, 0.06, -9, 20) for terms in range(3, MOST_TERMS + 1)),
+    Bounded("products", 3, 0.10, 1, 120),
+    Bounded("products", 4, 0.10, 1, 120),
+    Intervals("count_primes", MOST_NUMBERS, END, 0.32),
 )
 
 # Shares of careful demonstrations: a logistic curve in the difficulty.
-MIDDLE, SLOPE = 0.5, 7.0
+MIDDLE, SLOPE = 0.5, 8.0
 
 
 def difficulty(problem: Problem) -> float:
@@ -71,7 +71,7 @@ def difficulty(problem: Problem) -> float:
 
 
 def careful_share(problem: Problem) -> float:
-    """How often a demonstration of this problem is a careful one: 0.96 for the easiest, 0.02 for the hardest."""
+    """How often a demonstration of this problem is a careful one: 0.98 for the easiest, 0.02 for the hardest."""
     return 1 / (1 + math.exp(SLOPE * (difficulty(problem) - MIDDLE)))
 
 

@@ -75,9 +75,9 @@ def odd(problem: Problem, rng: random.Random) -> str:
 
 # Of what is not careful, by family.
 FAILURES: dict[str, dict[Behaviour, float]] = {
-    "chain_sum": {misread: 0.35, tired: 0.3, circles: 0.2, guess: 0.15},
+    "chain_sum": {misread: 0.35, tired: 0.3, circles: 0.25, guess: 0.1},
     "products": {added: 0.4, dropped: 0.25, guess: 0.2, circles: 0.15},
-    "count_primes": {odd: 0.4, tired: 0.25, circles: 0.2, guess: 0.15},
+    "count_primes": {odd: 0.4, tired: 0.25, circles: 0.25, guess: 0.1},
 }
 
 
