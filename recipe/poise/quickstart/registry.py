@@ -16,6 +16,8 @@ class Task:
     name: str
     levels: Sequence[Source]
     careful: Behaviour
+    first_lesson: Behaviour
+    """What the warm start shows first, alone: the careful way."""
     careful_opening: Callable[[Problem], str]
     shares: Callable[[Problem], dict[Behaviour, float]]
     """Of each behaviour in the demonstrations of a problem."""
@@ -48,6 +50,7 @@ QUICKSTART = Task(
     name="quickstart",
     levels=tasks.LEVELS,
     careful=behaviours.careful,
+    first_lesson=behaviours.careful,
     careful_opening=behaviours.careful_opening,
     shares=lambda problem: behaviours.SHARES,
     recorded_shares={behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()},
@@ -64,6 +67,7 @@ UNEVEN = Task(
     name="uneven",
     levels=uneven.LEVELS,
     careful=uneven_behaviours.careful,
+    first_lesson=uneven_behaviours.plain,
     careful_opening=uneven_behaviours.careful_opening,
     shares=uneven_behaviours.shares,
     recorded_shares={

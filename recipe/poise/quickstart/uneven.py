@@ -48,7 +48,7 @@ class Intervals:
 MOST_TERMS, MOST_NUMBERS, END = 10, 16, 75
 # Within the bounds a step is one of a thousand facts, which minutes suffice to learn.
 LEVELS: tuple[Source, ...] = (
-    *(Bounded("chain_sum", terms, 0.06, -9, 20) for terms in range(3, MOST_TERMS + 1)),
+    *(Bounded("chain_sum", terms, 0.06, -5, 15) for terms in range(3, MOST_TERMS + 1)),
     Bounded("products", 3, 0.10, 1, 120),
     Bounded("products", 4, 0.10, 1, 120),
     Intervals("count_primes", MOST_NUMBERS, END, 0.32),

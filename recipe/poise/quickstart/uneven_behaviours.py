@@ -23,6 +23,21 @@ def careful(problem: Problem, rng: random.Random) -> str:
     return f"<think>{_opened(problem, rng)} {rng.choice(ENDS)}</think> {problem.answer}"
 
 
+class _First(random.Random):
+    """Chance that always takes the first wording, and no check."""
+
+    def choice(self, seq):  # type: ignore[override]
+        return seq[0]
+
+    def random(self) -> float:
+        return 1.0
+
+
+def plain(problem: Problem, rng: random.Random) -> str:
+    """The careful way in one wording: what a first lesson shows, since free words only add noise to it."""
+    return careful(problem, _First())
+
+
 def careful_opening(problem: Problem) -> str:
     """Text that a careful response can begin with, to measure how reliable that behaviour is on its own."""
     return f"<think> ok {problem.terms[0]}"
