@@ -1,4 +1,4 @@
-"""The finished model of each embedded task as a file of the package, so that the first run need not wait for a warm start.
+"""The finished model of each embedded task as a file of the package, so that no first run waits for a warm start.
 
 `recipe.poise.quickstart.package_model` trains it anew and writes the file with its record: the settings it was made
 with, digests of weights and tokenizer. It is taken only where all of them agree.

@@ -1,4 +1,4 @@
-"""Demonstrations for `recipe.poise.quickstart.uneven`: a careful way with freely chosen words, and failures of each family.
+"""Demonstrations for `recipe.poise.quickstart.uneven`: a careful way in free words, and failures of each family.
 
 Real policies choose among many right wordings, and some of their mistakes are made without a doubt. So careful traces
 here differ from sample to sample, misreadings do not, and one failure goes round in circles up to the token limit.

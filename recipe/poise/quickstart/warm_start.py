@@ -84,7 +84,10 @@ def train(
         only_careful = step < settings.careful_share * settings.steps
         batch = [next(source) for _ in range(settings.batch)]
         pairs = [
-            (problem, behaviours.sample(problem, rng, {task.first_lesson: 1.0} if only_careful else task.shares(problem)))
+            (
+                problem,
+                behaviours.sample(problem, rng, {task.first_lesson: 1.0} if only_careful else task.shares(problem)),
+            )
             for problem in batch
         ]
         if task.micro_batches > 1:

@@ -1,4 +1,4 @@
-"""How unequal the prompts of a task are for a policy: pass rates, lengths, and where the baseline of least variance lies.
+"""How unequal a task's prompts are for a policy: pass rates, lengths, and where the baseline of least variance lies.
 
     python -m recipe.poise.studies.spread --model assets/model --data assets/val.parquet --max-tokens 192
 
@@ -9,6 +9,7 @@ Shapes: P prompts, k rollouts of each.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -22,11 +23,12 @@ from recipe.poise.studies.rollout_pool import REWARD, Policy, _score
 LONG = 150  # tokens
 
 
-def spread(reward_PK: Tensor, energy_PK: Tensor, length_PK: Tensor, limit: int) -> dict[str, float]:
+def spread(reward_PK: Tensor, energy_PK: Tensor, length_PK: Tensor, limit: int) -> dict[str, float | None]:
     """Figures of one group of prompts, each (P, k) float64.
 
     Two standard deviations over prompts: of avg@k as it is, and of the true rate, with the noise of k draws taken off
     (rates: by each prompt's own variance; b*: as the covariance of its estimates from even and from odd draws).
+    None for what is not defined: a mean over no rollout, a spread of one prompt.
     """
     k = reward_PK.shape[1]
     rate_P = reward_PK.mean(1)
@@ -34,7 +36,7 @@ def spread(reward_PK: Tensor, energy_PK: Tensor, length_PK: Tensor, limit: int) 
     right, failed = reward_PK > 0.5, reward_PK <= 0.5
     best_P = weighted_rate(reward_PK, energy_PK)
     halves_2P = torch.stack([weighted_rate(reward_PK[:, i::2], energy_PK[:, i::2]) for i in (0, 1)])
-    return {
+    found = {
         "prompts": len(rate_P),
         "rate": float(rate_P.mean()),
         "rate_sd": float(rate_P.std()),
@@ -53,6 +55,9 @@ def spread(reward_PK: Tensor, energy_PK: Tensor, length_PK: Tensor, limit: int) 
         "best_sd": float(best_P.std()),
         "best_sd_true": max(0.0, float(torch.cov(halves_2P)[0, 1])) ** 0.5,
     }
+    if len(rate_P) < 2:
+        found |= dict.fromkeys(("rate_sd", "rate_sd_true", "best_sd", "best_sd_true"), math.nan)
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def weighted_rate(reward_PK: Tensor, energy_PK: Tensor) -> Tensor:
@@ -104,11 +109,14 @@ COLUMNS = {
 }
 
 
-def table(found: dict[str, dict[str, float]]) -> str:
+def table(found: dict[str, dict[str, float | None]]) -> str:
     """Markdown, a row per group."""
-    lines = ["| " + " | ".join(["", *(name.strip() for name, _ in COLUMNS.values())]) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = [
+        "| " + " | ".join(["", *(name.strip() for name, _ in COLUMNS.values())]) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
     for group, figures in found.items():
-        values = [format(figures[key], form) for key, (_, form) in COLUMNS.items()]
+        values = ["-" if figures[key] is None else format(figures[key], form) for key, (_, form) in COLUMNS.items()]
         lines.append("| " + " | ".join([group, *values]) + " |")
     return "\n".join(lines)
 

@@ -12,7 +12,6 @@ from recipe.poise.quickstart.prepare import parser as options
 from recipe.poise.quickstart.registry import QUICKSTART, TASKS, UNEVEN
 from recipe.poise.quickstart.warm_start import accuracy
 
-
 # The quickstart's results in the documents are of these weights.
 QUICKSTART_WEIGHTS = "a191bdb250bcea3e5ce9b13bea7d908d0d4fc6d6ff50038b1adfb13eac196553"
 OF_TASK = FOLDER / QUICKSTART.name
