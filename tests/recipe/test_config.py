@@ -76,7 +76,6 @@ def test_run_configs_pass(name):
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),
         (["trainer.device=cpu", "actor_rollout_ref.actor.strategy=fsdp"], "on a CPU only fsdp2"),
         (["trainer.use_v1=False"], "V1 trainer"),
-        (["poise.fit=fresh", "poise.probe.kind=mlp"], "fit='fresh': want lagged with probe.kind=mlp: .* closed form"),
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode=median: .* known for token-mean"),
         (
             ["actor_rollout_ref.actor.calculate_sum_pi_squared=True", "actor_rollout_ref.model.use_fused_kernels=True"],
@@ -104,7 +103,7 @@ WRONG_VALUES = {
     "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
     "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
     "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),
-    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off"),
+    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off, rloo, constant"),
     "poise.probe.window_rows": ("[1e3,4096.5,nan,1000000000000,abc,null,'4096']", "a whole number of at least 1"),
     "poise.probe.min_rows": ("[64.5,nan,true,null]", "a whole number of at least 1"),
     "poise.probe.rank": ("[9.5,nan,1e1,null]", "a whole number of at least 1"),
