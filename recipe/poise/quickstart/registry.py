@@ -81,9 +81,9 @@ UNEVEN = Task(
     words=uneven_behaviours.WORDS,
     numbers=uneven.numbers(),
     max_response=192,
-    steps=1500,
+    steps=1000,
     batch=16,
-    careful_share=0.6,
+    careful_share=0.5,
     micro_batches=4,
     val_prompts=192,
 )

@@ -12,25 +12,23 @@ from recipe.poise.quickstart.uneven import careful_share
 
 Behaviour = Callable[[Problem, random.Random], str]
 
-OPENINGS, JOINS, EQUALS = ("ok", "well", "hm", "right"), ("then", "next", "now", "so"), ("is", "makes", "gives")
-CHECKS, ENDS, YES, NO = ("check", "since"), ("done", "finished"), ("prime", "yes"), ("no", "composite")
-WORDS = " ".join((*OPENINGS, *JOINS, *EQUALS, *CHECKS, *ENDS, *YES, *NO)) + " to far wait and so on . , : .. * / = + -"
+# Words to choose from. Their number is the same in every step, so that a step looks the same whatever was chosen.
+OPENINGS, JOINS, WHO = ("ok", "well", "hm", "right"), ("then", "next", "now", "so"), ("we", "let", "take", "see")
+REMARKS, YES, NO, ENDS = (".", "good", "sure", "fine"), ("prime", "yes"), ("no", "composite"), ("done", "finished")
+WORDS = " ".join((*OPENINGS, *JOINS, *WHO, *REMARKS, *YES, *NO, *ENDS)) + " to wait and so on . , : .. * = + -"
 LAPS_WORDS = 400  # past any limit of response tokens
 
 
 def careful(problem: Problem, rng: random.Random) -> str:
-    """Every step in words chosen freely, half of them checked. Always right."""
+    """Every step, said in words chosen freely. Always right."""
     return f"<think>{_opened(problem, rng)} {rng.choice(ENDS)}</think> {problem.answer}"
 
 
 class _First(random.Random):
-    """Chance that always takes the first wording, and no check."""
+    """Chance that always takes the first word."""
 
-    def choice(self, seq):  # type: ignore[override]
+    def choice(self, seq):
         return seq[0]
-
-    def random(self) -> float:
-        return 1.0
 
 
 def plain(problem: Problem, rng: random.Random) -> str:
@@ -113,28 +111,24 @@ def _steps(problem: Problem, rng: random.Random) -> list[str]:
     steps, total = [], problem.terms[0]
     worked = zip(problem.operators, problem.terms[1:], problem.partial_results(), strict=True)
     for number, (operator, term, result) in enumerate(worked, start=1):
-        step = f" {rng.choice(JOINS)} {number} : {total} {operator} {term} {rng.choice(EQUALS)} {result}"
-        if rng.random() < 0.5 and (operator != "*" or term):
-            back = {"+": "-", "-": "+", "*": "/"}[operator]
-            step += f" , {rng.choice(CHECKS)} {result} {back} {term} {rng.choice(EQUALS)} {total}"
-        steps.append(step + " .")
+        steps.append(_said(f"{number} : {total} {operator} {term} = {result}", rng))
         total = result
     return steps
 
 
 def _counted(problem: Problem, rng: random.Random) -> list[str]:
-    """A line per number: how far to go, prime or a pair of factors, the count so far."""
+    """A line per number: how far to go, prime or not, the count so far."""
     first, last = problem.terms
     steps, count = [], 0
     for number in range(first, last + 1):
-        pairs = [f"{k} * {number // k}" for k in range(2, number) if number % k == 0]
-        if number > 1 and not pairs:
-            count += 1
-            seen = rng.choice(YES)
-        else:
-            seen = rng.choice([*NO, *pairs])
-        steps.append(f" {number} to {last} : {seen} , {count} .")
+        prime = number > 1 and all(number % k for k in range(2, number))
+        count += prime
+        steps.append(_said(f"{number} to {last} : {rng.choice(YES if prime else NO)} , {count}", rng))
     return steps
+
+
+def _said(step: str, rng: random.Random) -> str:
+    return f" {rng.choice(JOINS)} {rng.choice(WHO)} {step} {rng.choice(REMARKS)}"
 
 
 def _terse(operators: list[str], terms: list[int]) -> str:
