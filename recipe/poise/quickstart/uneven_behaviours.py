@@ -37,7 +37,7 @@ def plain(problem: Problem, rng: random.Random) -> str:
 
 
 def careful_opening(problem: Problem) -> str:
-    """Text that a careful response can begin with, to measure how reliable that behaviour is on its own."""
+    """Text that a careful response can begin with; tired and circling ones begin alike, and fail later."""
     return f"<think> ok {problem.terms[0]}"
 
 

@@ -37,7 +37,8 @@ def test_the_quickstarts_weights_and_tokenizer_stay(tokenizer):
     assert record["tokenizer"] == digest_of_tokenizer(tokenizer)
 
 
-@pytest.mark.parametrize(("task", "reliable", "start"), [(QUICKSTART, 0.7, (0.2, 0.5)), (UNEVEN, 0.7, (0.3, 0.6))])
+# The uneven task's careful opening is also how tired and circling responses begin, so it promises less.
+@pytest.mark.parametrize(("task", "reliable", "start"), [(QUICKSTART, 0.7, (0.2, 0.5)), (UNEVEN, 0.3, (0.25, 0.5))])
 def test_it_can_what_the_warm_start_teaches(task, reliable, start):
     tokenizer = new_tokenizer(task)
     model = packaged_model(default_settings(task).model_record(), tokenizer, FOLDER / task.name)
