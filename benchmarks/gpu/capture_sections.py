@@ -5,6 +5,7 @@ run and put together, features of all rows in the stream.
 """
 
 import importlib.util
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import verl.utils.torch_functional as verl_F
 from benchmarks.gpu import engines
 from benchmarks.gpu.engines import STREAM, Batch, FastLogProbs, features, log_prob_pass
 from benchmarks.gpu.timing import Deadline, against, compare, timed
+from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank, ProbeSettings
+from recipe.poise.baseline.advantage import compute_advantages
+from recipe.poise.capture.signals import DEFAULT_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -52,47 +56,42 @@ class EngineSections:
     def _run(self, batch: Batch, capture: bool, **flags):
         return lambda: log_prob_pass(self.engine, batch, capture, **flags)
 
-    def _compare(self, variants, seconds: float = 20.0):
+    def _compare(self, variants, seconds: float = 10.0):
         seconds = max(0.0, min(seconds, self.deadline.left() - 30))
         return compare(variants, self.sizes.repeat, self.device, seconds)
 
     def capture(self) -> list[dict]:
-        """The log-prob pass with capture against without."""
-        rows = []
-        for fast in (True, False):
-            for length, batch in self.batches.items():
-                variants = {"without": self._run(batch, False), "with": self._run(batch, True)}
-                if fast:
-                    with FastLogProbs():
-                        runs = self._compare(variants)
-                else:
-                    runs = self._compare(variants, 15.0)
-                host = self._host_seconds(batch)
-                row = {"engine": self.name, "log-probs": "blocks" if fast else "verl's torch", "tokens/row": length}
-                row |= {"rows": batch.rows, "without s": runs["without"].median}
-                rows.append(row | against(runs["without"], runs["with"]) | {"host ms": host * 1e3})
-        return rows
+        """The log-prob pass with capture against without, and whether both say the same to the last bit."""
+        return [self._captured(batch, "blocks", FastLogProbs()) for batch in self.batches.values()]
 
-    def _host_seconds(self, batch: Batch) -> float:
-        """What the engine itself says that capture took on the host."""
-        log_prob_pass(self.engine, batch, True)
-        return STREAM.seconds
+    def capture_torch(self) -> list[dict]:
+        """The same with verl's own log-probs, token by token where flash-attn is not installed."""
+        return [self._captured(batch, "verl's own", nullcontext()) for batch in self.batches.values()]
+
+    def _captured(self, batch: Batch, name: str, log_probs) -> dict:
+        with log_probs:
+            runs = self._compare({"without": self._run(batch, False), "with": self._run(batch, True)}, 18.0)
+            plain = log_prob_pass(self.engine, batch, False)
+            captured = log_prob_pass(self.engine, batch, True)
+        row = {"engine": self.name, "log-probs": name, "tokens/row": batch.length, "rows": batch.rows}
+        row |= {"without s": runs["without"].median} | against(runs["without"], runs["with"])
+        row |= {"host ms": STREAM.seconds * 1e3, "same bits": same(plain, captured)}  # what the engine itself says
+        return row | {"features finite": bool(features(batch).isfinite().all())}
 
     def identical(self) -> list[dict]:
         """Whether log-probs and entropies are the same to the last bit; the hook is taken off, so this comes last."""
-        rows, plain, read = [], {}, {}
-        for length, batch in self.batches.items():
-            plain[length] = log_prob_pass(self.engine, batch, False)
-            again = log_prob_pass(self.engine, batch, False)
-            captured = log_prob_pass(self.engine, batch, True)
-            read[length] = features(batch)
-            row = {"engine": self.name, "tokens/row": length, "a pass repeats itself": same(plain[length], again)}
-            row |= {"with = without capture": same(plain[length], captured)}
-            rows.append(row | {"features finite": bool(read[length].isfinite().all())})
-        self.engine._capture.remove()
-        self.engine._capture = None
-        for row, (length, batch) in zip(rows, self.batches.items(), strict=True):
-            row["without = no hook at all"] = same(plain[length], log_prob_pass(self.engine, batch, False))
+        rows, plain = [], {}
+        with FastLogProbs():
+            for length, batch in self.batches.items():
+                plain[length] = log_prob_pass(self.engine, batch, False)
+                again = log_prob_pass(self.engine, batch, False)
+                captured = log_prob_pass(self.engine, batch, True)
+                row = {"engine": self.name, "tokens/row": length, "a pass repeats itself": same(plain[length], again)}
+                rows.append(row | {"with = without capture": same(plain[length], captured)})
+            self.engine._capture.remove()
+            self.engine._capture = None
+            for row, (length, batch) in zip(rows, self.batches.items(), strict=True):
+                row["without = no hook at all"] = same(plain[length], log_prob_pass(self.engine, batch, False))
         return rows
 
     def sum_pi_squared(self) -> list[dict]:
@@ -110,9 +109,10 @@ class EngineSections:
         return rows
 
     def prompts(self) -> list[dict]:
-        """A pass over as many prompts alone (and one token) as the short batch has rows, capture on."""
+        """A pass over as many prompts alone as the short batch has rows, capture on; the last token is the response's,
+        without which the engine takes no row."""
         length = self.sizes.prompt
-        batch = Batch(self.short.rows, length + 1, length, self.vocabulary, self.sizes.budget)
+        batch = Batch(self.short.rows, length, length - 1, self.vocabulary, self.sizes.budget)
         with FastLogProbs():
             runs = self._compare({"rollouts": self._run(self.short, True), "prompts": self._run(batch, True)})
         row = {"engine": self.name, "prompts": batch.rows, "tokens": length, "ms per prompt": 1e3 / batch.rows}
@@ -120,6 +120,41 @@ class EngineSections:
         row |= against(runs["rollouts"], runs["prompts"])
         row.pop("added MB")
         return [row | {"rollouts s": runs["rollouts"].median, "tokens/rollout": self.short.length}]
+
+    def seat(self) -> list[dict]:
+        """What the probe's seat does with captured rows on the device: energies, values, a fit; then advantages."""
+        log_prob_pass(self.engine, self.short, True)
+        id_R = torch.arange(self.short.rows, device=STREAM.device)
+        x_RF, energy_R = features(self.short), STREAM.lookup_weights(id_R)[:, 0]
+        hidden, found = STREAM.hidden_size, []
+        layout = FeatureLayout(("prompt", "response", *DEFAULT_SIGNALS), (hidden, hidden, *[1] * len(DEFAULT_SIGNALS)))
+        reward_R = (id_R % 3 == 0).float()
+        for fit in ("lagged", "fresh"):
+            crossing = Crossing("energy", 0.99, fit, ("prompt",))  # type: ignore[arg-type]
+            bank = ProbeBank(ProbeSettings(min_rows=2, rank=4), layout, device=STREAM.device, crossing=crossing)
+            seat = DistributedBank(bank)
+            for step in range(3):
+                said = seat.predict(id_R, x_RF, reward_R, id_R // 2, weight_R=energy_R)
+                metrics = seat.update(step)
+            table = said.table_R6.cpu()
+            advantages = compute_advantages(
+                reward_R.cpu(),
+                id_R.cpu() // 2,
+                table[:, 0],
+                table[:, 1:4],
+                table[:, 4],
+                energy_B=energy_R.cpu(),
+                row_weight_B=table[:, 5],
+            )
+            row = {
+                "engine": self.name,
+                "fit": fit,
+                "rows": self.short.rows,
+                "values": bool(table[:, 0].isfinite().all()),
+            }
+            row |= {"energies": bool((energy_R > 0).all()), "advantages": bool(advantages.advantage_B.any())}
+            found.append(row | {"window": int(metrics["window_rows"]), "device": str(STREAM.device)})
+        return found
 
     def entropy(self) -> list[dict]:
         """The ways verl has to compute the entropy, on the long rows, capture off."""
@@ -150,7 +185,7 @@ class EngineSections:
         """One update over the short batch beside its log-prob pass, gradient checkpointing on; capture works after."""
         steps = 1 + self.sizes.repeat // 3
         rows = []
-        for name in ("blocks", "verl's torch"):
+        for name in ("blocks", "verl's own"):
             if name == "blocks":
                 with FastLogProbs():
                     rows.append(self._updates(name, steps))

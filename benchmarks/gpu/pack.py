@@ -110,10 +110,14 @@ def repack(wheel: Path, left_out: tuple[str, ...], archive: Path) -> int:
     return total
 
 
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--out", type=Path, default=ROOT / ".gpu_pack", help="folder; what is in it is replaced")
+    return words
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / ".gpu_pack", help="folder; what is in it is replaced")
-    options = parser.parse_args()
+    options = parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for old in options.out.glob("*.tar.xz"):
         old.unlink()

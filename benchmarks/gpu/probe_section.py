@@ -7,12 +7,13 @@ import cProfile
 import pstats
 import statistics
 import time
+import traceback
 from dataclasses import dataclass
 from io import StringIO
 
 import torch
 
-from benchmarks.gpu.timing import Deadline
+from benchmarks.gpu.timing import Deadline, timed
 from probe import Crossing, ProbeBank, ProbeSettings
 from probe.planted import PlantedRows, PlantedWorld
 
@@ -44,6 +45,12 @@ class Step:
         self.bank = ProbeBank(settings, world.layout(), device=device, crossing=crossing)
         self.say = self.bank.predict if fit == "lagged" else self.bank.cross_fit
 
+    def fill(self, rows: PlantedRows, weight_R, domain_R) -> None:
+        """The windows, in one step."""
+        weight_R = weight_R if self.weighted else None
+        said = self.bank.predict(rows.x_NF, domain_R, weight_R)
+        self.bank.update(rows.x_NF, rows.reward_N, rows.group_N, domain_R, 0, weight_R, said)
+
     def run(self, rows: PlantedRows, weight_R, domain_R, number: int) -> tuple[float, float, float]:
         """Seconds to say, to learn, and of those in the bank's own solve."""
         group = (rows.reward_N, rows.group_N)
@@ -73,18 +80,55 @@ def probe_steps(devices: tuple[str, ...], sizes: Sizes, deadline: Deadline) -> l
     world = PlantedWorld(sizes.state, 0)
     full = drawn(world, sizes.window * 3)
     new = [drawn(world, sizes.rows // 6 * 6) for _ in range(WARM_UP + sizes.steps)]
-    table, budget = [], max(30.0, deadline.left() - 30) / (len(devices) * len(FORMS))
+    table, forms = [], len(devices) * len(FORMS)
     for device in devices:
         move = [tuple(to(part, device) for part in step) for step in (full, *new)]
         for fit, weights in FORMS:
-            step, times, start = Step(sizes, world, fit, weights, device), [], time.perf_counter()
-            step.run(*move[0], 0)
-            for number, rows in enumerate(move[1:], start=1):
-                if number > WARM_UP + 3 and time.perf_counter() - start > budget:
-                    break
-                times.append(step.run(*rows, number))
-            table.append(summary(times[WARM_UP:], device, fit, weights) | {"slowest calls": profiled(step, move[-1])})
-            print(f"  probe on {device}, {fit}, {weights}: {table[-1]['median ms']:.1f} ms", flush=True)
+            budget = max(3.0, deadline.left() - 15) / (forms - len(table))
+            row = {"device": device, "fit": fit, "weights": weights}
+            try:
+                row |= measured(Step(sizes, world, fit, weights, device), move, budget)
+                print(f"  probe on {device}, {fit}, {weights}: {row['median ms']:.1f} ms", flush=True)
+            except Exception as error:  # the other forms and devices are measured all the same
+                traceback.print_exc()
+                row |= {"failed": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            table.append(row)
+    return table
+
+
+def reset_peak(device: str) -> int:
+    """Bytes that are held now; the peak is counted from here."""
+    if device != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def kernels(devices: tuple[str, ...]) -> list[dict]:
+    """The small decompositions of a step: on the device, and by way of the CPU and back."""
+    table = []
+    for device in devices:
+        generator = torch.Generator().manual_seed(0)
+        square, pair = (torch.randn(n, n, generator=generator, dtype=torch.float64) for n in (99, 2))
+        cases = {
+            "eigh (99, 99) float64": (torch.linalg.eigh, square @ square.T),
+            "pinv (2, 2) float64": (torch.linalg.pinv, pair @ pair.T),
+            "qr (5120, 96) float32": (torch.linalg.qr, torch.randn(5120, 96, generator=generator)),
+        }
+        for name, (function, matrix) in cases.items():
+            matrix = matrix.to(device)
+            ways = {"there ms": matrix, "by way of the CPU ms": None}
+            row = {"device": device, "decomposition": name}
+            for way, there in ways.items():
+
+                def once(there=there, function=function, matrix=matrix):
+                    if there is not None:
+                        return function(there)
+                    done = function(matrix.cpu())
+                    return [part.to(matrix.device) for part in (done if isinstance(done, tuple) else (done,))]
+
+                row[way] = statistics.median(timed(once, device)[0] for _ in range(20)) * 1e3
+            table.append(row)
     return table
 
 
@@ -94,13 +138,26 @@ def to(part, device: str):
     return part.to(device)
 
 
-def summary(times: list[tuple[float, float, float]], device: str, fit: str, weights: str) -> dict:
+def measured(step: Step, rows: list, budget: float) -> dict:
+    """One form: windows filled with the first rows, then a step for each of the others."""
+    times, start = [], time.perf_counter()
+    step.fill(*rows[0])
+    held = reset_peak(step.device)
+    for number, new in enumerate(rows[1:], start=1):
+        if number > WARM_UP + 3 and time.perf_counter() - start > budget:
+            break
+        times.append(step.run(*new, number))
+    added = (torch.cuda.max_memory_allocated() - held) / 1e6 if step.device == "cuda" else 0
+    return summary(times[WARM_UP:]) | {"added MB": added, "slowest calls": profiled(step, rows[-1])}
+
+
+def summary(times: list[tuple[float, float, float]]) -> dict:
     totals = [say + learn for say, learn, _ in times]
     say, learn, solve = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
     return {
-        **{"device": device, "fit": fit, "weights": weights, "median ms": statistics.median(totals) * 1e3},
-        **{"mean ms": statistics.mean(totals) * 1e3, "max ms": max(totals) * 1e3, "say ms": say, "learn ms": learn},
-        **{"of it solve ms": solve, "steps": len(times), "threads": torch.get_num_threads()},
+        **{"median ms": statistics.median(totals) * 1e3, "mean ms": statistics.mean(totals) * 1e3},
+        **{"max ms": max(totals) * 1e3, "say ms": say, "learn ms": learn, "of it solve ms": solve},
+        **{"steps": len(times), "threads": torch.get_num_threads()},
         "all ms": [round(total * 1e3, 3) for total in totals],
     }
 
@@ -115,4 +172,4 @@ def profiled(step: Step, rows) -> list[str]:
     text = StringIO()
     pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(8)
     lines = [line.split(maxsplit=5) for line in text.getvalue().splitlines() if line.strip()[:1].isdigit()]
-    return [f"{words[1]} s, {words[0]} calls: {words[5].rpartition('/')[2]}" for words in lines if len(words) == 6]
+    return [f"{words[1]} s, {words[0]} calls: {words[5].rpartition('/')[2]}" for words in lines[1:] if len(words) == 6]

@@ -9,6 +9,7 @@ what was measured is written after every section. The model has the shape of Qwe
 
 import argparse
 import faulthandler
+import importlib.util
 import json
 import os
 import platform
@@ -28,11 +29,17 @@ from benchmarks.gpu.table import render  # noqa: E402
 
 # part -> (its sections in order, what share of the time is its own)
 PARTS = {
-    "fsdp2": (("capture", "sum_pi_squared", "prompts", "entropy", "update", "identical"), 0.46),
-    "probe": (("probe",), 0.2),
-    "fsdp1": (("capture", "identical"), 0.17),
-    "lora": (("capture", "identical"), 0.17),
+    "fsdp2": (
+        ("capture", "seat", "update", "prompts", "sum_pi_squared", "entropy", "capture_torch", "identical"),
+        0.5,
+    ),
+    "probe": (("probe", "kernels"), 0.2),
+    "fsdp1": (("capture", "identical"), 0.15),
+    "lora": (("capture", "identical"), 0.15),
 }
+# modules that the machine must bring, besides torch and transformers' own needs: too large for the pack
+THERE = ("torch", "numpy", "pandas", "pyarrow", "peft", "accelerate", "safetensors", "huggingface_hub", "regex", "yaml")
+THERE += ("requests", "httpx", "fsspec", "psutil", "packaging", "click", "msgpack", "google", "cloudpickle")
 NAMES = tuple(f"{part}.{section}" for part, (sections, _) in PARTS.items() for section in sections)
 
 
@@ -105,6 +112,15 @@ def environment(device: str) -> dict:
     return found
 
 
+def imported() -> list[str]:
+    """Distributions of which this process has a module: what a pack must hold or the machine must have."""
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions()
+    tops = {name.partition(".")[0] for name, module in sys.modules.items() if getattr(module, "__file__", None)}
+    return sorted({owner for top in tops for owner in owners.get(top, ())}, key=str.lower)
+
+
 def run_part(part: str, sections: list[str], options, deadline: float, model: Path) -> None:
     """Each section of a part, guarded; the file is written after each."""
     from benchmarks.gpu.timing import Deadline
@@ -122,17 +138,22 @@ def run_part(part: str, sections: list[str], options, deadline: float, model: Pa
 
                 sizes = probe_section.SMALL if options.small else probe_section.FULL
                 devices = ("cpu",) if options.device == "cpu" else ("cuda", "cpu")
-                said["rows"] = probe_section.probe_steps(devices, sizes, limit)
+                steps = section == "probe"
+                said["rows"] = (
+                    probe_section.probe_steps(devices, sizes, limit) if steps else probe_section.kernels(devices)
+                )
             else:
-                engine = engine or make_engine(part, options, limit, model)
-                result["engine"] = engine.about | {"seconds until it was built": round(time.time() - start, 1)}
+                if engine is None:
+                    engine = make_engine(part, options, limit, model)
+                    result["engine"] = engine.about | {"seconds until it was built": round(time.time() - start, 1)}
                 said["rows"] = getattr(engine, section)()
-        except Exception as error:  # noqa: BLE001  the rest runs on, and the file says what failed
+        except Exception as error:  # the rest runs on, and the file says what failed
             said["failed"] = f"{type(error).__name__}: {error}"
             said["traceback"] = traceback.format_exc()
             print(said["traceback"], flush=True)
         said["took s"] = round(time.time() - began, 1)
         state = said.get("failed", "done")
+        result["distributions"] = imported()
         print(f"[{time.time() - start:6.1f} s] {part}.{section}: {state}, {said['took s']} s", flush=True)
         file.write_text(json.dumps(result, indent=1))
 
@@ -154,7 +175,9 @@ def settle_environment(options, packages: Path) -> dict[str, str]:
     variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "RAY_DEDUP_LOGS": "0"}
     path = [str(packages)] if options.pack else []
     variables["PYTHONPATH"] = os.pathsep.join([*path, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if options.device == "cpu":
+    if options.device == "cuda":
+        variables["VERL_PLATFORM"] = "nvidia"
+    else:
         plugin = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "recipe.poise.plugin"}
         variables |= plugin | {"TORCHDYNAMO_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return variables
@@ -190,6 +213,9 @@ def main() -> None:
     try:
         packages, model = scratch / "packages", scratch / "model"
         if options.pack:
+            missing = [name for name in THERE if importlib.util.find_spec(name) is None]
+            if missing:
+                print(f"not installed here, and not in the pack: {', '.join(missing)}", flush=True)
             unpack(options.pack, packages)
             print(f"[{time.time() - start:6.1f} s] packages unpacked", flush=True)
         variables = settle_environment(options, packages)
@@ -206,7 +232,10 @@ def main() -> None:
             else:
                 words = json.dumps([part, deadline, str(model)])
                 command = [sys.executable, __file__, *sys.argv[1:], "--part", words]
-                subprocess.run(command, env=os.environ | variables, cwd=ROOT)
+                try:
+                    subprocess.run(command, env=os.environ | variables, cwd=ROOT, timeout=max(1.0, left * share) + 40)
+                except subprocess.TimeoutExpired:
+                    print(f"{part} was ended: it outran its time", flush=True)
             collect(options, parts)
     finally:
         subprocess.run(["rm", "-rf", str(scratch)])

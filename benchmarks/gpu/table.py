@@ -12,15 +12,18 @@ from pathlib import Path
 
 # section -> heading and what its rows are
 SECTIONS = {
-    "capture": ("Capture in the log-prob pass", "Median seconds of a pass; ratio of neighbouring repetitions."),
+    "capture": ("Capture in the log-prob pass", "Median seconds of a pass; median ratio of neighbouring repetitions."),
+    "capture_torch": ("The same with verl's own log-probs", "Without flash-attn they are computed token by token."),
     "identical": ("To the last bit", "Log-probs and entropies of passes over the same rows."),
     "sum_pi_squared": ("Sum of squared probabilities", "The same pass with and without, capture on."),
     "prompts": ("A pass over prompts alone", "Against the log-prob pass over as many rollouts."),
     "entropy": ("Entropy", "verl's ways to compute it, against a pass without; capture off."),
+    "seat": ("The probe's seat", "Captured rows, from the engine's stream to values, a fit and advantages."),
     "update": ("An update", "All rows as one mini-batch: forward, backward, AdamW; gradient checkpointing on."),
     "probe": ("The probe's step", "Three domains with full windows; a step says values, then learns."),
+    "kernels": ("Its small decompositions", "On the device, and moved to the CPU and back."),
 }
-LEFT_OUT = ("all ms", "slowest calls")  # in the JSON only
+LEFT_OUT = ("all ms", "slowest calls", "traceback")  # in the JSON only
 
 
 def cell(value) -> str:
@@ -72,18 +75,15 @@ def step_shares(whole: dict) -> list[dict]:
     table = []
     for update in rows("fsdp2", "update"):
         step = update["update s"] + update["log-prob pass s"]
-        same = [
-            row
-            for row in rows("fsdp2", "capture")
-            if (row["log-probs"], row["tokens/row"]) == (update["log-probs"], update["tokens/row"])
-        ]
-        added = {"capture": row["s"] - row["without s"] for row in same}
-        added |= {
-            f"probe, {row['fit']}, {row['weights']}": row["mean ms"] / 1e3
-            for row in rows("probe", "probe")
-            if row["device"] == rows("probe", "probe")[0]["device"]
-        }
-        added |= {"prompt pass": row["s"] for row in rows("fsdp2", "prompts")}
+        added = {}
+        for row in (*rows("fsdp2", "capture"), *rows("fsdp2", "capture_torch")):
+            if (row["log-probs"], row["tokens/row"]) == (update["log-probs"], update["tokens/row"]):
+                added["capture"] = row["s"] - row["without s"]
+        for row in rows("probe", "probe"):
+            if row["device"] == rows("probe", "probe")[0]["device"] and "failed" not in row:
+                added[f"probe, {row['fit']}, {row['weights']}"] = row["mean ms"] / 1e3
+        for row in rows("fsdp2", "prompts"):
+            added["prompt pass"] = row["s"]
         head = {"log-probs": update["log-probs"], "rows x tokens": f"{update['rows']} x {update['tokens/row']}"}
         table += [
             head | {"step s": step, "what": what, "s": seconds, "% of step": 100 * seconds / step}
