@@ -10,7 +10,7 @@ from probe import ProbeSettings
 from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
 from probe.settings import Count, Fit, Text, Weights
 from recipe.poise.capture.dump import Block, DumpSettings, Tokens
-from recipe.poise.capture.energy import AGGREGATIONS
+from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
 
@@ -56,6 +56,8 @@ class PoiseConfig:
         weights: what a row counts in the probe's fit, the penalty, the guard, the constant and RLOO. uniform: all
             alike; energy: the squared norm of its score, from the log-prob pass, see recipe/poise/capture/energy.py;
             length: its number of tokens.
+        coherence: how far the scores of a response's tokens pull the same way, 0 to 1: what the energy takes of the
+            square of their sum.
         weight_cap: a row weighs at most this quantile of what earlier steps' rows weighed (0.99: the heaviest hundredth
             is cut); null: no limit.
         fit: lagged: the probe that gives a step's baselines was fitted on earlier steps; fresh: also on the step's
@@ -75,6 +77,7 @@ class PoiseConfig:
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
     weights: Weights = "energy"
+    coherence: Annotated[float, Range(0, 1)] = COHERENCE
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
     fit: Fit = "fresh"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
@@ -198,6 +201,7 @@ def capture_settings(
         eos_token_ids=(tokenizer.eos_token_id,),
         max_response_length=max_response_length,
         loss_agg_mode=loss_agg_mode,
+        coherence=poise.coherence,
         dump=poise.dump_features,
     )
 

@@ -47,7 +47,8 @@ def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
 def crossing(poise: PoiseConfig) -> Crossing:
     """What rows weigh and how values are fitted; of the features, the prompt's state depends on no rollout."""
     blocks = tuple(name for name in ("prompt",) if name in poise.states)
-    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks)
+    coherence = poise.coherence if poise.weights == "energy" else None
+    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks, coherence)
 
 
 class ProbeWorker(Worker, DistProfilerExtension):

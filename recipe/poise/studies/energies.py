@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recipe.poise.capture.energy import COHERENCE
 from recipe.poise.studies.rollout_pool import Policy
 
-DEFAULT = "sum (1-pi)^2"
+DEFAULT = f"sum (1-pi)^2, coherent {COHERENCE}"  # recipe.poise.capture.energy
 SKETCH = 16  # directions of a sketch, of the logits and of the states
 
 
@@ -63,13 +64,13 @@ def measures(seen: Pass, seed: int = 0) -> dict[str, Tensor]:
     same_RTT = (seen.token_RT.unsqueeze(1) == seen.token_RT.unsqueeze(2)).double()
     found = {
         "length": length_R,
-        DEFAULT: chosen,
+        "sum (1-pi)^2": chosen,
         "sum |d|^2": logit,
         "NLL^2": log_prob_RT.sum(1).square(),
         "(sum (1-pi))^2": miss_RT.sum(1).square(),
         "(sum |d|)^2": root_RT.sum(1).square(),
         "sum (1-pi)^2, coherent 0.1": 0.9 * chosen + 0.1 * miss_RT.sum(1).square(),
-        "sum (1-pi)^2, coherent 0.3": 0.7 * chosen + 0.3 * miss_RT.sum(1).square(),
+        DEFAULT: (1 - COHERENCE) * chosen + COHERENCE * miss_RT.sum(1).square(),
         "sum (1-pi)^2 x sqrt length": chosen * length_R.sqrt(),
         "sum (1-pi)^2 x length": chosen * length_R,
         "sum by token id (1-pi), squared": (same_RTT * miss_RT.unsqueeze(1) * miss_RT.unsqueeze(2)).sum((1, 2)),

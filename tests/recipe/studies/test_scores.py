@@ -114,7 +114,8 @@ def test_energies_are_what_their_names_say():
         by_token = torch.zeros(VOCABULARY).double().index_add_(0, seen.token_RT[row, :length], 1 - pi)
         expected = {
             "length": length,
-            DEFAULT: (1 - pi).square().sum(),
+            "sum (1-pi)^2": (1 - pi).square().sum(),
+            DEFAULT: 0.7 * (1 - pi).square().sum() + 0.3 * (1 - pi).sum().square(),
             "sum |d|^2": d.square().sum(),
             "NLL^2": pi.log().sum().square(),
             "(sum (1-pi))^2": (1 - pi).sum().square(),
