@@ -14,6 +14,7 @@ from recipe.poise.capture.dump import Block, DumpSettings, Tokens
 from recipe.poise.capture.energy import AGGREGATIONS
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
+from recipe.poise.choose.settings import SelectSettings
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class PoiseConfig:
         fit: lagged: the probe that gives a step's baselines was fitted on earlier steps; fresh: also on the step's
             other prompts, in closed form (subspace_ridge, ridge, pca_ridge), see probe/cross_fit.py.
         probe: settings of the value probe, see probe/settings.
+        select: which prompts are asked, see recipe/poise/choose/settings.py.
         seed: of the probe's random projections.
         dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
@@ -79,6 +81,7 @@ class PoiseConfig:
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
     fit: Fit = "lagged"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    select: SelectSettings = field(default_factory=SelectSettings)
     seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
@@ -91,6 +94,10 @@ class PoiseConfig:
             raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
         if self.fit == "fresh" and self.probe.kind not in CLOSED_FORM:
             raise SettingError("fit", self.fit, f"lagged with probe.kind={self.probe.kind}: {NO_CLOSED_FORM}")
+        try:
+            self.select.check(self.states, self.weights)
+        except SettingError as error:
+            raise error.under("select") from None
 
     @property
     def prompt_only(self) -> bool:
