@@ -122,15 +122,18 @@ class PromptProbe:
     @torch.no_grad()
     def judge(self, state_CD: Tensor, domain_C: Tensor) -> Tensor:
         """(C, 5) float32: pass rate, the deviation of its error, energy-weighted mean reward, mean energy of a rollout
-        up to a factor, and the guard's weight of the probe for the pass rate. NaN where nothing is known."""
+        up to a factor, and the share of pass rates' out-of-prompt variance that the domain's probe explains (what
+        rollouts scatter cannot be explained, so it stays well below 1). NaN where nothing is known."""
         bank = self.banks[RATE]
         rate_C, share_C = _mixed(bank, state_CD, domain_C)
         table_C5 = torch.full((len(state_CD), 5), float("nan"), device=rate_C.device)
-        table_C5[:, 0], table_C5[:, 4] = rate_C, share_C
+        table_C5[:, 0] = rate_C
         for index, probe in enumerate(bank.probes):
             rows = (domain_C.to(rate_C.device) == index).nonzero().squeeze(1)
             if len(rows):
                 table_C5[rows, 1] = share_C[rows] * error_spread(probe, state_CD.to(bank.device)[rows])
+                own, _, constant = probe.verdict.error_E
+                table_C5[rows, 4] = max(0.0, 1.0 - own / constant) if constant > 0 else float("nan")
         if VALUE in self.banks:
             table_C5[:, 2] = _mixed(self.banks[VALUE], state_CD, domain_C)[0]
             table_C5[:, 3] = _mixed(self.banks[ENERGY], state_CD, domain_C)[0].exp()

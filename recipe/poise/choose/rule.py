@@ -21,7 +21,7 @@ class Judgement:
         rate_C: expected pass rate.
         spread_C: standard deviation of that expectation's error.
         value_C: energy-weighted mean reward. energy_C: mean energy of a rollout, up to a factor. NaN without weights.
-        known: the guard's weight of the probe against the constant, over the candidates' domains.
+        known: share of the pass rates' out-of-prompt variance that the probe explains, over the candidates' domains.
     """
 
     rate_C: Tensor

@@ -24,7 +24,8 @@ class SelectSettings:
         power: of that number. 1: in proportion; larger: the best come nearly always.
         random_share: of the places that go to a candidate drawn by chance, so that no prompt starves.
         max_age: steps in which a prompt that is not chosen stays a candidate; then it is left until the next epoch.
-            1: each step judges new ones. null: no limit, and every prompt is asked once in an epoch.
+            1: each step judges new ones. null: it waits until it is chosen, or drawn again in a later epoch; hardly any
+            prompt is then left out.
         repeat: whether a chosen prompt stays a candidate, so that it may be asked again in the same epoch.
         seed: of drawing and choosing.
     """
