@@ -14,7 +14,7 @@ from recipe.poise.capture.dump import Block, DumpSettings, Tokens
 from recipe.poise.capture.energy import AGGREGATIONS
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
-from recipe.poise.choose.settings import SelectSettings
+from recipe.poise.choose.settings import Rollouts, SelectSettings
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class PoiseConfig:
             other prompts, in closed form (subspace_ridge, ridge, pca_ridge), see probe/cross_fit.py.
         probe: settings of the value probe, see probe/settings.
         select: which prompts are asked, see recipe/poise/choose/settings.py.
+        rollouts: fixed: as many for each prompt (actor_rollout_ref.rollout.n). adaptive: as many on average, more where
+            the prompt probe holds the outcome open, one where it is clear; in trainer_mode sync.
         seed: of the probe's random projections.
         dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
@@ -82,6 +84,7 @@ class PoiseConfig:
     fit: Fit = "lagged"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
+    rollouts: Rollouts = "fixed"
     seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
@@ -95,9 +98,16 @@ class PoiseConfig:
         if self.fit == "fresh" and self.probe.kind not in CLOSED_FORM:
             raise SettingError("fit", self.fit, f"lagged with probe.kind={self.probe.kind}: {NO_CLOSED_FORM}")
         try:
-            self.select.check(self.states, self.weights)
+            self.select.check(self.weights)
         except SettingError as error:
             raise error.under("select") from None
+        if self.choosing and "prompt" not in self.states:
+            raise SettingError("states", self.states, "prompt among them: select and rollouts are made of its state")
+
+    @property
+    def choosing(self) -> bool:
+        """Whether candidates are judged by a pass over prompts."""
+        return self.select.on or self.rollouts == "adaptive"
 
     @property
     def prompt_only(self) -> bool:
@@ -183,6 +193,11 @@ def check_config(config: DictConfig) -> PoiseConfig:
         bool(actor.get("calculate_sum_pi_squared")) and bool(model.get("use_fused_kernels")),
         "actor_rollout_ref.actor.calculate_sum_pi_squared=True needs the logits, which fused kernels do not keep: set "
         "actor_rollout_ref.model.use_fused_kernels=False, or leave the energy to the chosen tokens' log-probs",
+    )
+    refuse_if(
+        poise.rollouts == "adaptive" and (mode != "sync" or rollout.n < 2),
+        f"poise.rollouts=adaptive, trainer.v1.trainer_mode={mode}, actor_rollout_ref.rollout.n={rollout.n}: only in mode "
+        "sync does a step hold a whole budget, and n=1 leaves nothing to give. Set sync and n>=2, or rollouts=fixed",
     )
     poise.dump_features.check_folder()
     return poise

@@ -79,4 +79,6 @@ def test_two_ranks_lora_padding_long_prompts_and_the_asynchronous_mode(start, tm
     assert run.metrics[3]["poise/prompt_pass_tokens"] <= 64 * 12
     assert all(step["prompt_length/max"] <= 12 for step in run.metrics.values())
     assert (run.checkpoints / "global_step_2/select/probe.json").exists()
-    assert {"rate", "value", "energy"} == {path.name for path in (run.checkpoints / "global_step_2/critic/prompts").iterdir()}
+    assert {"rate", "value", "energy"} == {
+        path.name for path in (run.checkpoints / "global_step_2/critic/prompts").iterdir()
+    }

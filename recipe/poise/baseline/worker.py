@@ -117,7 +117,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
                     self_target=self.poise.prompt_only,
                     crossing=crossing(self.poise),
                 )
-                if self.poise.select.on:
+                if self.poise.choosing:
                     self._prompts = PromptProbe(
                         self.poise.probe,
                         self._require_engine(),

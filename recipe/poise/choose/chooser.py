@@ -12,12 +12,14 @@ from torch import Tensor
 
 from probe import state
 from probe.metrics import pearson
+from recipe.poise.choose.budget import allocate, openness
 from recipe.poise.choose.pool import CandidatePool
 from recipe.poise.choose.rule import Judgement, ordered, scores
 from recipe.poise.choose.settings import SelectSettings
 
 FOLDER = "select"  # of a checkpoint
 REMEMBERED = 65_536  # prompts whose expectation is kept until it can be compared
+MOST = 4  # times the usual number of rollouts is all that one prompt may get
 NAN = float("nan")
 
 
@@ -27,18 +29,22 @@ class Chooser:
 
     Args:
         size: prompts in the data set. batch: prompts of a step. shuffle: as in `CandidatePool`.
+        rollouts: of a prompt on average, where they are to be given by openness; None: all prompts get as many.
 
     Raises:
         ValueError: fewer prompts than a step asks.
     """
 
-    def __init__(self, settings: SelectSettings, size: int, batch: int, shuffle: bool = True):
+    def __init__(
+        self, settings: SelectSettings, size: int, batch: int, shuffle: bool = True, rollouts: int | None = None
+    ):
         if size < batch:
             raise ValueError(f"the training data have {size} prompts, a step asks data.train_batch_size={batch}")
-        self.settings, self.size, self.batch, self.shuffle = settings, size, batch, shuffle
+        self.settings, self.size, self.batch, self.shuffle, self.rollouts = settings, size, batch, shuffle, rollouts
         self.pool = CandidatePool(size, settings.seed, shuffle, settings.max_age, settings.repeat)
         self._queue: list[int] = []  # places, the next one last
         self._rate: dict[int, float] = {}  # of the candidates that were judged last
+        self._given: dict[int, int] = {}  # rollouts of the chosen ones
         self._left: OrderedDict[int, float] = OrderedDict()  # what was expected of prompts that were not chosen
         self._asked: OrderedDict[str, tuple[int, float]] = OrderedDict()  # uid -> place and expectation
 
@@ -68,7 +74,16 @@ class Chooser:
             "select_expected": _mean(said.rate_C[chosen]),
             "select_expected_left": _mean(said.rate_C[left]),
         }
+        if self.rollouts is not None:
+            given = allocate(openness(said.at(chosen)), self.batch * self.rollouts, MOST * self.rollouts)
+            self._given = {places[row]: count for row, count in zip(chosen.tolist(), given.tolist(), strict=True)}
+            metrics["select_single_share"] = (given == 1).double().mean().item()
+            metrics["select_rollouts_spread"] = given.double().std(correction=0).item()
         return {name: value for name, value in metrics.items() if value == value}
+
+    def given(self, places: list[int]) -> list[int] | None:
+        """Rollouts of each of these prompts; None where all get as many."""
+        return None if self.rollouts is None else [self._given.get(place, self.rollouts) for place in places]
 
     def take(self, count: int) -> list[int]:
         """Places of the next prompts to be asked. More than were put in order: drawn by chance, unjudged."""
@@ -111,7 +126,8 @@ class Chooser:
         return {name: value for name, value in metrics.items() if value == value}
 
     def _identity(self) -> dict:
-        return {"settings": asdict(self.settings), "prompts": self.size, "batch": self.batch, "shuffle": self.shuffle}
+        sizes = {"prompts": self.size, "batch": self.batch, "shuffle": self.shuffle, "rollouts": self.rollouts}
+        return {"settings": asdict(self.settings)} | sizes
 
     def save(self, checkpoint: str | Path) -> None:
         """Write what was drawn, chosen and left to `checkpoint`, atomically; see `probe.state`."""

@@ -30,6 +30,11 @@ class Judgement:
     energy_C: Tensor
     known: float = 0.0
 
+    def at(self, rows: Tensor) -> "Judgement":
+        """Some of the candidates."""
+        columns = (self.rate_C, self.spread_C, self.value_C, self.energy_C)
+        return Judgement(*(column[rows] for column in columns), known=self.known)
+
     @classmethod
     def of_table(cls, said_C5: Tensor) -> "Judgement":
         """Columns as in `probe.prompts.PromptProbe.judge`."""

@@ -8,6 +8,7 @@ from probe.settings import Count, Weights
 
 Rule = Literal["pass_rate", "energy", "random"]
 RULES: tuple[str, ...] = get_args(Rule)
+Rollouts = Literal["fixed", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,7 @@ class SelectSettings:
     def on(self) -> bool:
         return self.candidates > 1
 
-    def check(self, states: tuple[str, ...], weights: Weights) -> None:
-        """Raises SettingError where the run's features or weights do not suffice."""
-        if not self.on:
-            return
-        if "prompt" not in states:
-            raise SettingError("candidates", self.candidates, "1 where poise.states has no prompt, which is read")
+    def check(self, weights: Weights) -> None:
+        """Raises SettingError where the run's weights do not suffice."""
         if self.rule == "energy" and weights == "uniform":
             raise SettingError("rule", self.rule, "pass_rate with poise.weights=uniform: rollouts have no energy then")

@@ -2,13 +2,14 @@
 device, the candidates of the next step go through the actor's engine, prompts alone.
 
 verl fetches prompts from a data loader; where prompts are chosen, it finds ours in its place. With
-``poise.select.candidates=1`` nothing here does anything.
+``poise.select.candidates=1 poise.rollouts=fixed`` nothing here does anything.
 """
 
 import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
@@ -23,6 +24,8 @@ from recipe.poise.config import PoiseConfig
 from recipe.poise.trainer.verdicts import failed_rows
 
 logger = logging.getLogger(__name__)
+
+ROLLOUTS_FIELD = "__rollout_n__"  # verl's: rollouts of this prompt
 
 
 class ChosenPrompts:
@@ -40,7 +43,11 @@ class ChosenPrompts:
 
     def __next__(self) -> dict:
         self.places = self._chooser.take(self._fetch)
-        return collate_fn([self._dataset[place] for place in self.places])
+        batch = collate_fn([self._dataset[place] for place in self.places])
+        given = self._chooser.given(self.places)
+        if given is not None:  # verl's agent loop looks for it
+            batch[ROLLOUTS_FIELD] = np.array(given, dtype=object)
+        return batch
 
     def state_dict(self) -> dict:
         return {}
@@ -62,10 +69,12 @@ class ChoiceMixin(PPOTrainer):
 
     def _init_dataloader(self):
         super()._init_dataloader()
-        if not self.poise.select.on:
+        if not self.poise.choosing:
             return
         data = self.config.data
-        self._chooser = Chooser(self.poise.select, len(self.train_dataset), data.train_batch_size, bool(data.shuffle))
+        sizes = (len(self.train_dataset), data.train_batch_size, bool(data.shuffle))
+        n = self.config.actor_rollout_ref.rollout.n if self.poise.rollouts == "adaptive" else None
+        self._chooser = Chooser(self.poise.select, *sizes, n)
         self._prompt_tokens = PromptTokens(self.config, self.train_dataset)
         fetch = data.get("gen_batch_size", None) or data.train_batch_size
         self.train_dataloader = ChosenPrompts(self._chooser, self.train_dataset, fetch)

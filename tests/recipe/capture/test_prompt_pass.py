@@ -113,7 +113,9 @@ def one_rank(folder, out):
             batch = prompt_batch([prompt for prompt, _ in pairs], ranks, 2)
             assert len(batch) == 8
             said = infer(engine, chunk_tensordict(batch, ranks)[rank], packed, dynamic)["model_output"]
-            assert list(said) == ["poise_prompt"] and said["poise_prompt"].values().numel() == 8 // ranks  # nothing else
+            assert (
+                list(said) == ["poise_prompt"] and said["poise_prompt"].values().numel() == 8 // ranks
+            )  # nothing else
             id_R, state_RD = STREAM.take_prompts()
             found[packed, dynamic] = (expected, id_R, state_RD)
     torch.save(found, f"{out}/{rank}.pt")
@@ -151,7 +153,7 @@ def test_states_are_those_of_the_log_prob_pass(model, ranks, lora, tmp_path):
         state_ND = torch.cat([part[case][2] for part in parts])
         assert sorted(id_N.tolist()) == [-1, *range(7)], case
         order = id_N.argsort()[1:]
-        torch.testing.assert_close(state_ND[order], expected, rtol=1e-4, atol=1e-5, msg=lambda text: f"{case}: {text}")
+        torch.testing.assert_close(state_ND[order], expected, rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":

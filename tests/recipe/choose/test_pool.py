@@ -56,7 +56,7 @@ def test_prompts_may_repeat_where_asked_for():
 
 
 def test_order_follows_the_seed_or_the_data_set():
-    orders = [[pool.draw().place for _ in range(8)] for pool in map(lambda s: CandidatePool(8, seed=s), (0, 0, 1))]
+    orders = [[pool.draw().place for _ in range(8)] for pool in (CandidatePool(8, seed=s) for s in (0, 0, 1))]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(8))
     plain = CandidatePool(3, shuffle=False)
     assert [plain.draw().place for _ in range(5)] == [0, 1, 2, 0, 1]
