@@ -196,8 +196,8 @@ def check_config(config: DictConfig) -> PoiseConfig:
     )
     refuse_if(
         poise.rollouts == "adaptive" and (mode != "sync" or rollout.n < 2),
-        f"poise.rollouts=adaptive, trainer.v1.trainer_mode={mode}, actor_rollout_ref.rollout.n={rollout.n}: only in mode "
-        "sync does a step hold a whole budget, and n=1 leaves nothing to give. Set sync and n>=2, or rollouts=fixed",
+        f"poise.rollouts=adaptive, trainer.v1.trainer_mode={mode}, actor_rollout_ref.rollout.n={rollout.n}: only in "
+        "mode sync does a step hold a whole budget, and n=1 leaves nothing to give. Set sync and n>=2, or fixed",
     )
     poise.dump_features.check_folder()
     return poise

@@ -1,6 +1,7 @@
 """Prompts are chosen in a real run: candidates through the actor's engine, the same choices after a resume."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -82,3 +83,18 @@ def test_two_ranks_lora_padding_long_prompts_and_the_asynchronous_mode(start, tm
     assert {"rate", "value", "energy"} == {
         path.name for path in (run.checkpoints / "global_step_2/critic/prompts").iterdir()
     }
+
+
+def test_open_prompts_get_more_rollouts_within_the_budget(start, tmp_path):
+    run = start(
+        tmp_path, "trainer.n_gpus_per_node=1", "trainer.total_training_steps=3", "trainer.save_freq=-1",
+        "poise.rollouts=adaptive",
+    )  # fmt: skip
+    assert sorted(run.metrics) == [1, 2, 3]
+    for number, step in run.metrics.items():
+        counts = Counter(asked(run, number)).values()
+        assert len(counts) == step["rollout/prompts"] == 16 and sum(counts) == step["rollout/rows"] == 32
+        single = sum(count == 1 for count in counts) / 16
+        assert step["poise/select_single_share"] == pytest.approx(single)
+        assert step["actor/grad_norm"] >= 0
+    assert run.metrics[1]["poise/select_rollouts_spread"] == 0.0  # nothing is known yet: two each
