@@ -78,7 +78,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         flagged = tu.get_non_tensor_data(data=micro_batch, key=CAPTURE_FLAG, default=False)
         settings = STREAM.settings
         if self._capture is not None and tu.get_non_tensor_data(data=micro_batch, key=PROMPT_FLAG, default=False):
-            return self._prompt_step(micro_batch)
+            return self._prompt_step(micro_batch, self._capture)
         if self._capture is None or settings is None or not (forward_only and flagged):
             return super().forward_step(micro_batch, loss_function, forward_only)
 
@@ -137,7 +137,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, weight_R2, seconds)
         return loss, output
 
-    def _prompt_step(self, micro_batch):
+    def _prompt_step(self, micro_batch, capture: HiddenStateCapture):
         """States of prompts, into the stream; of the logits only the last token's are made, where the model can."""
         micro_batch = micro_batch.to(get_device_id())
         offsets = micro_batch["input_ids"].offsets()
@@ -145,16 +145,15 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         model_inputs, _ = self.prepare_model_inputs(micro_batch=micro_batch)
         if keeps_logits(self.module):
             model_inputs["logits_to_keep"] = 1
-        self._capture.arm(prompt_spans(offsets), None if packed else int(offsets.diff().max()))
-        autocast = nullcontext()
-        if self._autocast_dtype != torch.float32:
-            autocast = torch.autocast(device_type=get_device_name(), dtype=self._autocast_dtype)
+        capture.arm(prompt_spans(offsets), None if packed else int(offsets.diff().max()))
+        reduced = self._autocast_dtype != torch.float32
+        context = torch.autocast(get_device_name(), self._autocast_dtype) if reduced else nullcontext()
         try:
-            with autocast:
+            with context:
                 self.module(**model_inputs, use_cache=False)
-            prompt_RD, _ = self._capture.take()
+            prompt_RD, _ = capture.take()
         finally:
-            self._capture.disarm()
+            capture.disarm()
         id_R1 = flat(micro_batch[PROMPT_FIELD])
         STREAM.append_prompts(id_R1[:, 0], prompt_RD)
         # verl wants a number per row

@@ -32,15 +32,15 @@ class Judgement:
 
     def at(self, rows: Tensor) -> "Judgement":
         """Some of the candidates."""
-        columns = (self.rate_C, self.spread_C, self.value_C, self.energy_C)
-        return Judgement(*(column[rows] for column in columns), known=self.known)
+        return Judgement(self.rate_C[rows], self.spread_C[rows], self.value_C[rows], self.energy_C[rows], self.known)
 
     @classmethod
     def of_table(cls, said_C5: Tensor) -> "Judgement":
         """Columns as in `probe.prompts.PromptProbe.judge`."""
         said_C5 = said_C5.double()
         known_C = said_C5[:, 4][said_C5[:, 4].isfinite()]
-        return cls(*said_C5[:, :4].unbind(1), known=float(known_C.mean()) if len(known_C) else 0.0)
+        rate_C, spread_C, value_C, energy_C = said_C5[:, :4].unbind(1)
+        return cls(rate_C, spread_C, value_C, energy_C, float(known_C.mean()) if len(known_C) else 0.0)
 
 
 def scores(rule: Rule, said: Judgement, noise: torch.Generator) -> Tensor:
