@@ -136,6 +136,13 @@ def check_types(config: DictConfig) -> PoiseConfig:
     kinds = VERL_SETTINGS | ({"actor_rollout_ref.rollout.seed": int} if poise.seeded_rollouts else {})
     for path, kind in kinds.items():
         checked(OmegaConf.select(config, path), kind, path)
+    estimator = config.algorithm.adv_estimator
+    if poise.choosing and estimator != "poise":
+        raise ValueError(
+            f"poise.select.candidates={poise.select.candidates} poise.rollouts={poise.rollouts} with "
+            f"algorithm.adv_estimator={estimator}: prompts are judged by POISE's probe, which this run lacks. Set "
+            "algorithm.adv_estimator=poise, or poise.select.candidates=1 poise.rollouts=fixed"
+        )
     return poise
 
 

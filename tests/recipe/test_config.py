@@ -246,3 +246,10 @@ def test_the_entry_refuses_before_ray_starts(overrides, message):
     )
     assert result.returncode != 0
     assert message in result.stderr and "Started a local Ray" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("setting", ["poise.select.candidates=4", "poise.rollouts=adaptive"])
+def test_prompts_are_not_chosen_under_another_estimator(setting):
+    with pytest.raises(ValueError, match="algorithm.adv_estimator=grpo: prompts are judged by POISE's probe"):
+        check_types(composed("algorithm.adv_estimator=grpo", setting))
+    assert not check_types(composed("algorithm.adv_estimator=grpo")).choosing
