@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from probe import state
-from probe.checked import Range, SettingError, read, settle
-from probe.cross_fit import CLOSED_FORM, NO_CLOSED_FORM
+from probe.checked import Range, read, settle
 from probe.domain import RLOO_ONLY, DomainProbe
 from probe.estimators import Estimator, make_estimator
+from probe.guard import ALWAYS
 from probe.metrics import calibration_metrics, prediction_scores
 from probe.prediction import Prediction
 from probe.settings import Crossing, FeatureLayout, ProbeSettings
@@ -59,13 +59,11 @@ class ProbeBank:
     ):
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
         self.crossing, self.updates = crossing, 0
-        if crossing.fit == "fresh" and settings.kind not in CLOSED_FORM:
-            raise SettingError("fit", crossing.fit, f"lagged with kind={settings.kind}: {NO_CLOSED_FORM}")
         blocks = [
-            torch.full((size,), name in crossing.prompt_blocks)
+            torch.full((size,), name in crossing.prompt_blocks, device=self.device)
             for name, size in zip(layout.names, layout.sizes, strict=True)
         ]
-        self._prompt_F = torch.cat(blocks).to(self.device)
+        self._prompt_F = torch.cat(blocks)
         self.probes = [DomainProbe(name, settings, layout, self.device, seed) for name in settings.domain_names]
         self.shared: Estimator = make_estimator(settings, layout, seed)
 
@@ -76,7 +74,7 @@ class ProbeBank:
                 f"({', '.join(f'{n}: {s}' for n, s in zip(self.layout.names, self.layout.sizes, strict=True))})"
             )
         if domain_R is None:
-            domain_R = torch.full((len(x_RF),), len(self.probes) - 1)
+            domain_R = torch.full((len(x_RF),), len(self.probes) - 1, device=self.device)
         return x_RF.to(self.device, torch.float32), domain_R.to(self.device)
 
     @torch.no_grad()
@@ -114,7 +112,7 @@ class ProbeBank:
         reward and the weight that any row of its prompt has of its own, other than through its features.
 
         The guard's weights are those of earlier steps; while it has none, the probe is taken, or RLOO where no feature
-        depends on the prompt alone.
+        depends on the prompt alone or the probe has no closed form.
         """
         x_RF, domain_R = self._check(x_RF, domain_R)
         weight_R = self._capped(weight_R, domain_R)
@@ -122,7 +120,9 @@ class ProbeBank:
         rows = prepare(x_RF, reward_R, group_R, weight_R, self.self_target)
         value_R, constant_R = (torch.full((len(x_RF),), NAN, device=self.device) for _ in range(2))
         weight_R3 = torch.zeros(len(x_RF), 3, device=self.device)
-        first = (1.0, 0.0, 0.0) if self._prompt_F.any() else RLOO_ONLY.weight_E
+        # nothing limits what folds of a first step may say: with siblings, RLOO is safer
+        trusted = self._prompt_F.any() if self.shared.closed_form else self.self_target
+        first = (1.0, 0.0, 0.0) if trusted else RLOO_ONLY.weight_E
         shared_R = cross_fit_shared(self.shared, self.settings, self.probes, rows)
         for index, probe in enumerate(self.probes):
             place = (domain_R == index).nonzero().squeeze(1)
@@ -138,6 +138,8 @@ class ProbeBank:
 
     def _weights(self, probe: DomainProbe, first: tuple[float, float, float]) -> Tensor:
         """(3,) the guard's weights for the domain's rows; `first` while it has judged nothing."""
+        if self.settings.guard in ("rloo", "constant"):
+            first = ALWAYS[self.settings.guard]
         verdict = probe.verdict.weight_E if probe.judged else first
         early = self.updates < self.settings.min_updates
         return torch.tensor(RLOO_ONLY.weight_E if early else verdict, device=self.device)

@@ -3,7 +3,7 @@
 A baseline may depend on everything but the row's own response. So the fit may hold the present rows, as long as the
 row's whole prompt is left out, and all that the fit is made with is of earlier steps: standardisation and directions,
 penalty, unit of the weights, link and range. The left-out prediction of a linear fit then costs a small system per
-prompt.
+prompt; other estimators are fitted in folds (`probe.fold_fit`).
 
 Before anything was fitted there are no earlier steps to take it from: the directions are the prompts' own states,
 standardised over the step (they depend on no response), with a stiff penalty that nothing chooses; it is scaled by the
@@ -12,30 +12,16 @@ mean weight of the other prompts' rows.
 Shapes: R rows of the step, N earlier rows, F features, K dimensions that are solved in, G groups of at most M rows.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from probe import weights
 from probe.estimators.base import Estimator
+from probe.fold_fit import fold_fit
 from probe.ridge_path import Groups
-from probe.step import StepRows
+from probe.step import EarlierRows, StepRows
 
-CLOSED_FORM = ("subspace_ridge", "ridge", "pca_ridge")  # kinds that can be cross-fitted
-NO_CLOSED_FORM = f"cross-fitting needs a closed form, which {', '.join(CLOSED_FORM)} have"
 FIRST_PENALTY = 10.0  # in units of the mean squared singular value: leading directions count half, others a tenth
-
-
-@dataclass(frozen=True)
-class EarlierRows:
-    """Rows of earlier steps, N of them: features and, where the estimator keeps them, their coordinates; targets and
-    what they count."""
-
-    feature_NF: Tensor
-    target_N: Tensor
-    weight_N: Tensor
-    coordinate_NK: Tensor | None = None
 
 
 def cross_fit(
@@ -46,9 +32,11 @@ def cross_fit(
 
     Args:
         estimator: as earlier steps left it; nothing of it is changed.
-        prompt_F: bool, features that depend on the prompt alone: what to start with while nothing was fitted. None or
-            none of them: there is no value then.
+        prompt_F: bool, features that depend on the prompt alone: what a linear fit starts with while nothing was
+            fitted. None or none of them: there is no value then.
     """
+    if not estimator.closed_form:
+        return fold_fit(estimator, earlier, step, min_rows)
     weight_R, group_R = step.counts_R(of_targets=True), step.group_R
     counted_R = (weight_R > 0).double()
     fitted = estimator.strength_ > 0

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from probe import weights
 from probe.checked import Range, read, settle
-from probe.cross_fit import EarlierRows, cross_fit, left_out_mean
+from probe.cross_fit import cross_fit, left_out_mean
 from probe.estimators import Estimator, make_estimator
 from probe.guard import BASELINES, Verdict, judge
 from probe.settings import FeatureLayout, ProbeSettings
 from probe.state import Tensors, check_tensors, prefixed, split
-from probe.step import StepRows
+from probe.step import EarlierRows, StepRows
 from probe.window import SlidingWindow
 
 RLOO_ONLY = Verdict((0.0, 1.0, 0.0), (float("nan"),) * 3)
@@ -84,7 +84,8 @@ class DomainProbe:
         """Values and constants (R,) of a step's rows, from the window and the step's other prompts."""
         window, order = self.window, self.window.order
         coordinate_NK = self.estimator.window_coordinates(window) if self.estimator.strength_ > 0 else None
-        earlier = EarlierRows(window.feature[order], window.target[order], window.target_weight[order], coordinate_NK)
+        columns = (window.feature, window.target, window.target_weight, window.group)
+        earlier = EarlierRows(*(column[order] for column in columns), coordinate_NK)
         value_R = cross_fit(self.estimator, earlier, step, self.settings.min_rows, prompt_F)
         counts_R = step.counts_R(of_targets=False)
         return value_R, left_out_mean(

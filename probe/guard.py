@@ -14,6 +14,7 @@ from probe import weights
 from probe.pairing import sibling_mean
 
 BASELINES = ("probe", "rloo", "constant")
+ALWAYS = {"off": (1.0, 0.0, 0.0), "rloo": (0.0, 1.0, 0.0), "constant": (0.0, 0.0, 1.0)}  # modes that judge nothing
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor, weight_
     """Compare the baselines that the window's rows would have got.
 
     Args:
-        mode: "combine" (weights that minimise the error of the mixture), "switch" (the best one), "off" (the probe).
+        mode: "combine" (weights that minimise the error of the mixture), "switch" (the best one), or the one that is
+            always taken (`ALWAYS`).
         value_N: the probe's out-of-prompt predictions; NaN where there is none.
         reward_N: own rewards.
         group_N: prompts.
@@ -44,8 +46,8 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor, weight_
     probe_N = torch.where(alone_N, own_N, paired_N)
     candidates_NE = torch.stack([probe_N, rloo_N, _constant(reward_N, group_N, weight_N)], dim=1)
     error_E = torch.stack([_mean_square(reward_N - column, weight_N) for column in candidates_NE.unbind(1)]).tolist()
-    if mode == "off":
-        return Verdict((1.0, 0.0, 0.0), tuple(error_E))
+    if mode in ALWAYS:
+        return Verdict(ALWAYS[mode], tuple(error_E))
     present = [index for index, error in enumerate(error_E) if error == error]
     weight_E = [0.0, 0.0, 0.0]
     if mode == "switch":

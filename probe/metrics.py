@@ -109,18 +109,19 @@ def calibration_curve(
     """
     if not len(value_R):
         raise ValueError("a calibration curve needs rows")
-    value_R, target_R = value_R.double(), target_R.double()
-    group_R = torch.arange(len(value_R)) if group_R is None else group_R
+    # many small numbers are asked for one by one: all on the host
+    value_R, target_R = value_R.double().cpu(), target_R.double().cpu()
+    group_R = torch.arange(len(value_R), device="cpu") if group_R is None else group_R.cpu()
     order = value_R.argsort(stable=True)
     parts = [part for part in order.tensor_split(min(bins, len(order))) if len(part)]
 
-    weight_R = None if weight_R is None else weight_R.double()
+    weight_R = None if weight_R is None else weight_R.double().cpu()
 
     def mean(x_R: Tensor, part: Tensor) -> Tensor:
         return weights.mean(x_R[part], None if weight_R is None else weight_R[part])
 
     def column(function) -> Tensor:
-        return torch.tensor([float(function(part)) for part in parts], dtype=torch.float64)
+        return torch.tensor([float(function(part)) for part in parts], dtype=torch.float64, device="cpu")
 
     def standard_error(part: Tensor) -> Tensor:
         _, place_P = torch.unique(group_R[part], return_inverse=True)

@@ -10,6 +10,7 @@ Kind = Literal["subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensem
 KINDS: tuple[str, ...] = get_args(Kind)
 Weights = Literal["uniform", "length", "energy"]
 Fit = Literal["lagged", "fresh"]
+Guard = Literal["combine", "switch", "off", "rloo", "constant"]
 DEFAULT_DOMAIN = "default"
 
 Count = Annotated[int, Range(1)]
@@ -36,7 +37,8 @@ class ProbeSettings:
             leave-one-prompt-out error is used. "pca_ridge" has one penalty, in units of its own: the only one of a grid
             of one, else the paper's 100.
         guard: "combine" mixes probe, RLOO and constant by their out-of-prompt errors; "switch" takes the best of them;
-            "off" takes the probe as soon as it is fitted.
+            "off" takes the probe as soon as it is fitted; "rloo" and "constant" take that one from the start, which is
+            what a probe has to be compared with.
         domains: name -> pattern over data_source (fnmatch); the first match wins, other rows go to "default".
         borrow_rows: with several domains, a domain of fewer rows gives its own probe the weight rows / borrow_rows,
             and the rest to a probe that all domains share; 0: domains do not borrow.
@@ -51,7 +53,7 @@ class ProbeSettings:
     rank: Count = 96
     exact_features: Count = 512
     penalties: Penalties = tuple(10.0 ** (half / 2) for half in range(-8, 9))
-    guard: Literal["combine", "switch", "off"] = "combine"
+    guard: Guard = "combine"
     domains: dict[Text, Text] = field(default_factory=dict)
     borrow_rows: Annotated[int, Range(0)] = 256
 

@@ -7,11 +7,11 @@ Shapes: R rows of a step, N rows in a window.
 import torch
 from torch import Tensor
 
-from probe.cross_fit import EarlierRows, cross_fit
+from probe.cross_fit import cross_fit
 from probe.domain import DomainProbe
 from probe.estimators import Estimator
 from probe.settings import ProbeSettings
-from probe.step import StepRows
+from probe.step import EarlierRows, StepRows
 from probe.window import newest_groups
 
 
@@ -30,8 +30,7 @@ def fit_shared(shared: Estimator, settings: ProbeSettings, probes: list[DomainPr
     if slots is None:
         return nothing
     pairs = list(zip(probes, slots, strict=True))
-    group_N = torch.cat([p.window.group[s] * len(probes) + i for i, (p, s) in enumerate(pairs)])
-    x_NF, target_N, weight_N = _columns(probes, slots)
+    x_NF, target_N, weight_N, group_N = _columns(probes, slots)
     shared.fit(x_NF, target_N, group_N, weight_N)
     if shared.left_out_ is None:
         return nothing
@@ -47,19 +46,21 @@ def cross_fit_shared(
     shared: Estimator, settings: ProbeSettings, probes: list[DomainProbe], rows: StepRows
 ) -> Tensor | None:
     """(R,) values of a step's rows, each by a shared fit without the row's prompt; None where nobody borrows."""
-    slots = shared_slots(settings, probes) if shared.strength_ > 0 else None
+    known = shared.strength_ > 0 or not shared.closed_form
+    slots = shared_slots(settings, probes) if known else None
     if slots is None:
         return None
     return cross_fit(shared, EarlierRows(*_columns(probes, slots)), rows, settings.min_rows, None)
 
 
-def _columns(probes: list[DomainProbe], slots: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, targets and what they count, domain by domain."""
+def _columns(probes: list[DomainProbe], slots: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features, targets, what they count and their prompts, domain by domain."""
     pairs = list(zip(probes, slots, strict=True))
     return (
         torch.cat([p.window.feature[s] for p, s in pairs]),
         torch.cat([p.window.target[s] for p, s in pairs]),
         torch.cat([p.window.target_weight[s] for p, s in pairs]),
+        torch.cat([p.window.group[s] * len(probes) + i for i, (p, s) in enumerate(pairs)]),
     )
 
 

@@ -1,6 +1,6 @@
 """The rows of one step, made ready for a fit: who takes part, what each row's value should be, how much that counts.
 
-Shapes: R rows, F features.
+Shapes: R rows of the step, N earlier rows, F features, K dimensions of an estimator.
 """
 
 from dataclasses import dataclass
@@ -49,6 +49,18 @@ class StepRows:
             target_weight_R=target_weight_R,
             good_R=self.good_R[rows],
         )
+
+
+@dataclass(frozen=True)
+class EarlierRows:
+    """Rows of earlier steps, N of them: features and, where the estimator keeps them, their coordinates; targets, what
+    they count, and prompts."""
+
+    feature_NF: Tensor
+    target_N: Tensor
+    weight_N: Tensor
+    group_N: Tensor
+    coordinate_NK: Tensor | None = None
 
 
 def prepare(

@@ -93,7 +93,7 @@ class Subspace:
         basis, iterations = self.basis_, TRACKING_ITERATIONS
         if basis is None or basis.shape != (states, rank):
             generator = torch.Generator().manual_seed(self.seed)
-            basis = torch.randn(states, rank, generator=generator).to(x_NF)
+            basis = torch.randn(states, rank, generator=generator, device="cpu").to(x_NF)
             iterations = FIRST_ITERATIONS
         for _ in range(iterations):
             image = torch.zeros_like(basis)

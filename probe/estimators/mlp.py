@@ -91,7 +91,7 @@ class MLP(Estimator):
         self.spread_ = spread_K.max().clamp(min=1e-12).expand(a_NK.shape[1]).clone()
         a_NK = a_NK / self.spread_
         prompts, place_N = torch.unique(group_N, return_inverse=True)
-        dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(self.seed))
+        dealt = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(self.seed), device="cpu")
         out_N = (dealt.to(place_N.device) % 5 == 0)[place_N]
         self.steps_ = self.steps
         if 0 < out_N.sum() < len(out_N):
@@ -100,7 +100,7 @@ class MLP(Estimator):
                 for part_N in (~out_N, out_N)
             )
             errors = self._learn(*inside, self.steps, watch=outside)
-            self.steps_ = int(torch.tensor(errors).argmin())
+            self.steps_ = min(range(len(errors)), key=errors.__getitem__)
         self._learn(a_NK, y_N, weight_N, self.steps_)
 
     @torch.enable_grad()
@@ -114,7 +114,7 @@ class MLP(Estimator):
     ) -> list[float]:
         """Learn from the start; squared errors on `watch` before each step and after the last."""
         generator = torch.Generator().manual_seed(self.seed)
-        start_KH = torch.randn(a_NK.shape[1], self.hidden, generator=generator) / a_NK.shape[1] ** 0.5
+        start_KH = torch.randn(a_NK.shape[1], self.hidden, generator=generator, device="cpu") / a_NK.shape[1] ** 0.5
         weight_KH = start_KH.to(a_NK).requires_grad_()
         # nothing is said at first but the mean
         bias_H, output_H = (a_NK.new_zeros(self.hidden).requires_grad_() for _ in range(2))

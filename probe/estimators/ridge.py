@@ -27,6 +27,8 @@ class Ridge(LinearEstimator):
         link: see `LinearEstimator`.
     """
 
+    closed_form = True
+
     TENSORS = {**LinearEstimator.TENSORS, "scale_": ("F", torch.float32)}
     BLOCK_GAINS = (0.1, 0.316, 3.16, 10.0)
 
@@ -75,6 +77,8 @@ class PCARidge(LinearEstimator):
         seed: of the randomised range finder.
     """
 
+    closed_form = True
+
     TENSORS = {**LinearEstimator.TENSORS, "map_": ("FK", torch.float32)}
 
     def __init__(
@@ -121,7 +125,7 @@ def principal_directions(z_NB: Tensor, count: int, seed: int, iterations: int = 
     count = min(count, *z_NB.shape)
     width = min(count + 10, *z_NB.shape)
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.randn(z_NB.shape[1], width, generator=generator).to(z_NB)
+    basis = torch.randn(z_NB.shape[1], width, generator=generator, device="cpu").to(z_NB)
     for _ in range(iterations):
         basis = torch.linalg.qr(z_NB.T @ (z_NB @ basis))[0]
     _, _, vh = torch.linalg.svd(z_NB @ basis, full_matrices=False)

@@ -144,6 +144,8 @@ class SubspaceEstimator(LinearEstimator):
 class SubspaceRidge(SubspaceEstimator):
     """Ridge in the tracked subspace."""
 
+    closed_form = True
+
     def _solve(
         self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
     ) -> tuple[Tensor, float, Tensor]:

@@ -8,7 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from probe import ProbeSettings
 from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
-from probe.cross_fit import CLOSED_FORM, NO_CLOSED_FORM
 from probe.settings import Count, Fit, Text, Weights
 from recipe.poise.capture.dump import Block, DumpSettings, Tokens
 from recipe.poise.capture.energy import AGGREGATIONS
@@ -61,7 +60,7 @@ class PoiseConfig:
         weight_cap: a row weighs at most this quantile of what earlier steps' rows weighed (0.99: the heaviest hundredth
             is cut); null: no limit.
         fit: lagged: the probe that gives a step's baselines was fitted on earlier steps; fresh: also on the step's
-            other prompts, in closed form (subspace_ridge, ridge, pca_ridge), see probe/cross_fit.py.
+            other prompts, in closed form for the linear kinds, in folds for the others; see probe/cross_fit.py.
         probe: settings of the value probe, see probe/settings.
         select: which prompts are asked, see recipe/poise/choose/settings.py.
         rollouts: fixed: as many for each prompt (actor_rollout_ref.rollout.n). adaptive: as many on average, more where
@@ -79,9 +78,9 @@ class PoiseConfig:
     states: Annotated[tuple[State, ...], DISTINCT] = STATES
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
-    weights: Weights = "uniform"
+    weights: Weights = "energy"
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
-    fit: Fit = "lagged"
+    fit: Fit = "fresh"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
     rollouts: Rollouts = "fixed"
@@ -95,8 +94,6 @@ class PoiseConfig:
         check_signals(self.signals)
         if not (self.states or self.signals):
             raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
-        if self.fit == "fresh" and self.probe.kind not in CLOSED_FORM:
-            raise SettingError("fit", self.fit, f"lagged with probe.kind={self.probe.kind}: {NO_CLOSED_FORM}")
         try:
             self.select.check(self.weights)
         except SettingError as error:

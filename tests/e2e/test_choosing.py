@@ -69,7 +69,7 @@ def test_two_ranks_lora_padding_long_prompts_and_the_asynchronous_mode(start, tm
     """Prompts are cut to 12 tokens, as the rollout cuts them; rows are padded, micro-batches of a fixed size."""
     run = start(
         tmp_path, "trainer.n_gpus_per_node=2", "trainer.v1.trainer_mode=colocate_async",
-        "trainer.total_training_steps=3", "trainer.save_freq=2", "poise.weights=energy", "poise.select.rule=energy",
+        "trainer.total_training_steps=3", "trainer.save_freq=2", "poise.select.rule=energy",
         "poise.select.max_age=3", "actor_rollout_ref.model.use_remove_padding=False",
         "actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True", "data.max_prompt_length=12",
         "actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 def run(run_poise, small, assets, tmp_path_factory):
     """Three steps on one rank; the pass knows the exact energy, and the heaviest tenth is cut."""
     return run_poise(
-        tmp_path_factory.mktemp("energy"), assets, *small, "+method=poise_energy", "poise.weight_cap=0.9",
+        tmp_path_factory.mktemp("energy"), assets, *small, "poise.weight_cap=0.9",
         "actor_rollout_ref.actor.calculate_sum_pi_squared=True", "trainer.n_gpus_per_node=1",
         "trainer.total_training_steps=3", "trainer.save_freq=3", limit_s=900,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from probe import Crossing, FeatureLayout, ProbeBank, ProbeSettings
 from probe.guard import judge
 
 
@@ -47,6 +48,22 @@ def test_switch_takes_the_best_and_off_the_probe():
     same_N = reward_N[::2].repeat_interleave(2)
     assert judge("switch", noisy(rate_N, 2.0), same_N, group_N).weight_E == (0.0, 1.0, 0.0)
     assert judge("off", noisy(rate_N, 2.0), reward_N, group_N).weight_E == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("guard", "place"), [("rloo", 1), ("constant", 2)])
+@pytest.mark.parametrize("fit", ["lagged", "fresh"])
+def test_a_baseline_can_be_taken_always(guard, place, fit, step_rows):
+    """From the first step, whatever the probe is worth, and its error is told all the same."""
+    layout = FeatureLayout(("prompt", "response", "entropy"), (6, 6, 1))
+    crossing = Crossing("uniform", None, fit, ("prompt",))
+    bank = ProbeBank(ProbeSettings(min_rows=8, guard=guard), layout, crossing=crossing)
+    for step in range(3):
+        x_RF, reward_R, group_R = step_rows(prompts=32, seed=step)
+        said = bank.cross_fit(x_RF, reward_R, group_R) if fit == "fresh" else bank.predict(x_RF)
+        assert (said.weight_R3[:, place] == 1.0).all() and (said.weight_R3.sum(1) == 1.0).all()
+        assert said.constant_R.isfinite().all() == (fit == "fresh" or step > 0)
+        metrics = bank.update(x_RF, reward_R, group_R, step=step, said=said)
+        assert metrics["error_probe"] > 0 and metrics[f"weight_{guard}"] == 1.0
 
 
 def test_errors_are_those_of_the_baselines():

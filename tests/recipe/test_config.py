@@ -80,10 +80,12 @@ def test_run_configs_pass(name):
         (["trainer.use_v1=False"], "V1 trainer"),
         (["poise.select.candidates=0"], "poise.select.candidates=0: want a whole number of at least 1"),
         (["poise.select.rule=best"], "poise.select.rule='best': want one of pass_rate, energy, random"),
-        (["poise.select.rule=energy"], "poise.select.rule='energy': want pass_rate with poise.weights=uniform"),
+        (
+            ["poise.select.rule=energy", "poise.weights=uniform"],
+            "poise.select.rule='energy': want pass_rate with poise.weights=uniform",
+        ),
         (["poise.select.candidates=2", "poise.states=[response]"], "poise.states=.'response'.: want prompt among them"),
         (["poise.rollouts=adaptive", "trainer.v1.trainer_mode=colocate_async"], "only in mode sync"),
-        (["poise.fit=fresh", "poise.probe.kind=mlp"], "fit='fresh': want lagged with probe.kind=mlp: .* closed form"),
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode=median: .* known for token-mean"),
         (
             ["actor_rollout_ref.actor.calculate_sum_pi_squared=True", "actor_rollout_ref.model.use_fused_kernels=True"],
@@ -120,7 +122,7 @@ WRONG_VALUES = {
     "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
     "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
     "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),
-    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off"),
+    "poise.probe.guard": ("[null,false,on]", "one of combine, switch, off, rloo, constant"),
     "poise.probe.window_rows": ("[1e3,4096.5,nan,1000000000000,abc,null,'4096']", "a whole number of at least 1"),
     "poise.probe.min_rows": ("[64.5,nan,true,null]", "a whole number of at least 1"),
     "poise.probe.rank": ("[9.5,nan,1e1,null]", "a whole number of at least 1"),

@@ -95,7 +95,7 @@ def compute_advantages(
     available_B3 = baseline_B3.isfinite()
     weight_B3 = torch.where(available_B3, weight_B3.float(), 0.0)
     # where no weight is left: the first that the row has, in the order of FALLBACK
-    order_B3 = torch.where(available_B3, torch.tensor(FALLBACK, dtype=torch.float32), 0.0)
+    order_B3 = torch.where(available_B3, reward_B.new_tensor(FALLBACK), 0.0)
     first_B3 = torch.nn.functional.one_hot(order_B3.argmax(dim=1), 3) * available_B3
     weight_B3 = torch.where(weight_B3.sum(dim=1, keepdim=True) > 0, weight_B3, first_B3.float())
     total_B = weight_B3.sum(dim=1)

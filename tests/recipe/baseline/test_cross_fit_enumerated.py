@@ -4,13 +4,15 @@ estimated gradient is the exact one, from the first step on; each way in which a
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from probe import Crossing, FeatureLayout, ProbeBank, ProbeSettings
-from probe.cross_fit import EarlierRows, cross_fit
-from probe.step import prepare
+from probe.cross_fit import cross_fit
+from probe.estimators import MLP
+from probe.step import EarlierRows, prepare
 from recipe.poise.baseline.advantage import compute_advantages
 
 PROMPT_ONLY = FeatureLayout(("prompt",), (3,))
@@ -131,6 +133,39 @@ def test_the_other_closed_forms_and_guards_are_exact(kind, guard):
     assert gap_of(2, fresh(make_bank(STATES, 2, 3, kind, guard=guard), 2)) < 1e-6
 
 
+@pytest.mark.parametrize("earlier", [0, 3])
+def test_the_constant_alone_is_exact_with_one_rollout(earlier):
+    bank = make_bank(PROMPT_ONLY, 1, earlier, guard="constant")
+    assert gap_of(1, fresh(bank, 1)) < 1e-6
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+@pytest.mark.parametrize("kind", ["logistic", "mlp"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_folds_are_exact(kind, n, earlier):
+    """Also of a first step, which the probe of n = 1 has to itself; a fit that holds the own prompt is not exact."""
+    layout = PROMPT_ONLY if n == 1 else STATES
+    bank = make_bank(layout, n, earlier, kind, guard="off")
+    estimator = bank.probes[0].estimator
+    if isinstance(estimator, MLP):
+        estimator.steps = 3
+    world = World(3 if n == 1 else 2, responses=2, seed=3)
+    rows = world.rows([0, 1, 1, 0][: len(world.reward) * n], n, layout)
+    said = bank.cross_fit(*rows[:3], weight_R=rows[3])
+    assert said.value_R.isfinite().all()
+    assert said.weight_R3[0].tolist() == ([1.0, 0.0, 0.0] if earlier or n == 1 else [0.0, 1.0, 0.0])
+    assert gap_of(n, fresh(bank, n), world) < 1e-6
+
+    def own_prompt_in(x_RF, reward_R, group_R, weight_R):
+        step = prepare(x_RF, reward_R, group_R, weight_R, layout is PROMPT_ONLY)
+        fit = copy.deepcopy(estimator).fit(x_RF, step.target_R, group_R, step.counts_R(of_targets=True))
+        said = bank.cross_fit(x_RF, reward_R, group_R, weight_R=weight_R)
+        said = replace(said, value_R=fit.predict(x_RF), weight_R3=torch.tensor([1.0, 0.0, 0.0]).expand(len(x_RF), 3))
+        return advantage_of(said, reward_R, group_R, n)
+
+    assert gap_of(n, own_prompt_in, world) > 1e-4
+
+
 @pytest.mark.parametrize("weights", [(0.2, 0.5, 0.3), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
 @pytest.mark.parametrize("n", [2, 3])
 def test_every_mixture_is_exact(n, weights):
@@ -192,7 +227,8 @@ def form_of_the_present_rows(bank, n, names):
         for name in names:
             setattr(fitted, name, getattr(after, name))
         window, order = bank.probes[0].window, bank.probes[0].window.order
-        earlier = EarlierRows(window.feature[order], window.target[order], window.target_weight[order])
+        columns = (window.feature, window.target, window.target_weight, window.group)
+        earlier = EarlierRows(*(column[order] for column in columns))
         step = prepare(x_RF, reward_R, group_R, said.row_weight_R, bank.self_target)
         said.value_R.copy_(cross_fit(fitted, earlier, step, 2, None))
         said.weight_R3[:] = torch.tensor([1.0, 0.0, 0.0])
