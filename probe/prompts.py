@@ -164,11 +164,11 @@ def _mixed(bank: ProbeBank, state_CD: Tensor, domain_C: Tensor) -> tuple[Tensor,
 def error_spread(probe: DomainProbe, state_CD: Tensor) -> Tensor:
     """(C,) standard deviation of the ridge's own error: s sqrt(1/N + a^T (A^T W A + penalty)^-1 a), with s^2 its
     out-of-prompt error and a the centred coordinates. The link's slope is left out, and so is what the policy has
-    learned since. NaN before the first fit."""
+    learned since. While a domain has no ridge of its own, s; NaN before anything was judged."""
     estimator, window = probe.estimator, probe.window
     error = probe.verdict.error_E[0]
     if not estimator.fitted or not estimator.strength_ > 0 or error != error:
-        return torch.full((len(state_CD),), float("nan"), device=state_CD.device)
+        return torch.full((len(state_CD),), error**0.5, device=state_CD.device)
     finite_C = state_CD.isfinite().all(dim=1)
     a_NK = estimator.window_coordinates(window).double()
     a_CK = estimator.coordinates(torch.where(finite_C.unsqueeze(1), state_CD, 0.0)).double()

@@ -105,6 +105,18 @@ def test_domains_are_judged_by_their_own_probe():
         assert sign * correlation(said[:, 0], rate_G) > 0.7
 
 
+def test_a_domain_that_borrows_is_unsure():
+    settings = ProbeSettings(domains={"a": "a*"}, borrow_rows=400, min_rows=64)
+    probe = PromptProbe(settings, WIDTH)
+    for step in range(4):
+        (state, reward_N, group_N, _), _, _, _ = planted(step)
+        probe.learn(state, reward_N, group_N, (group_N >= 8).long(), step)  # 32 prompts of the first domain
+    _, _, state_GD, rate_G = planted(1000)
+    said = [probe.judge(state_GD, torch.full((PROMPTS,), domain)) for domain in (0, 1)]
+    assert correlation(said[0][:, 0], rate_G) > 0.6  # by the probe that both share
+    assert float(said[0][:, 1].mean()) > 1.5 * float(said[1][:, 1].mean())
+
+
 def test_a_saved_probe_says_the_same(tmp_path):
     probe, _ = learned(weights="energy")
     probe.save(tmp_path / "prompts")
