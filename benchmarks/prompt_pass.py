@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", choices=SHAPES, default=None, help="default: 57m on a CPU, qwen3-4b on a GPU")
-    parser.add_argument("--prompts", type=int, default=2, help="asked in the step")
+    parser.add_argument("--prompts", type=int, default=1, help="asked in the step")
     parser.add_argument("--candidates", type=int, default=4, help="judged for each prompt that is asked")
     parser.add_argument("--rollouts", type=int, default=2, help="of a prompt")
     parser.add_argument("--prompt", type=int, default=256, help="tokens")
@@ -125,15 +125,19 @@ def main() -> None:
     step = Step(model, options)
     parts = (step.prompt_pass, step.log_prob_pass, step.update, step.generation)
     step.prompt_pass()
-    seconds = [[timed(part, options.device) for part in parts] for _ in range(options.repeat)]
     heads = ("", "prompt pass s", "log-prob s", "update s", "generation s", "of all", "without generation")
-    print("".join(f"{head:>20}" for head in heads))
-    for label, row in (*((str(n + 1), row) for n, row in enumerate(seconds)), ("median", None)):
-        if row is None:
-            row = [statistics.median(column) for column in zip(*seconds, strict=True)]
-        shares = (row[0] / sum(row), row[0] / sum(row[:3]))
-        cells = (label, *(f"{value:.2f}" for value in row), *(f"{share:.1%}" for share in shares))
-        print("".join(f"{cell:>20}" for cell in cells), flush=True)
+    print("".join(f"{head:>20}" for head in heads), flush=True)
+    seconds = []
+    for repetition in range(options.repeat):
+        seconds.append([timed(part, options.device) for part in parts])
+        print_row(str(repetition + 1), seconds[-1])
+    print_row("median", [statistics.median(column) for column in zip(*seconds, strict=True)])
+
+
+def print_row(label: str, row: list[float]) -> None:
+    shares = (row[0] / sum(row), row[0] / sum(row[:3]))
+    cells = (label, *(f"{value:.2f}" for value in row), *(f"{share:.1%}" for share in shares))
+    print("".join(f"{cell:>20}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
