@@ -37,8 +37,9 @@ def judge(mode: str, value_N: Tensor, reward_N: Tensor, group_N: Tensor, weight_
         group_N: prompts.
         weight_N: float64, how much a row's error counts; RLOO and the constant are mean rewards in these weights.
     """
-    reward_N = reward_N.double()
-    own_N = value_N.double()
+    # small systems, one after the other: on a GPU each would wait for the last (benchmarks/gpu, section kernels)
+    reward_N, own_N, group_N = reward_N.double().cpu(), value_N.double().cpu(), group_N.cpu()
+    weight_N = None if weight_N is None else weight_N.cpu()
     paired_N = sibling_mean(own_N, group_N)
     rloo_N = sibling_mean(reward_N, group_N, weight_N)
     # a row without a sibling (prompt-only probe) gets its own value

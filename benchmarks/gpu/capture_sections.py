@@ -15,6 +15,9 @@ import verl.utils.torch_functional as verl_F
 from benchmarks.gpu import engines
 from benchmarks.gpu.engines import STREAM, Batch, FastLogProbs, features, log_prob_pass
 from benchmarks.gpu.timing import Deadline, against, compare, timed
+from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank, ProbeSettings
+from recipe.poise.baseline.advantage import compute_advantages
+from recipe.poise.capture.signals import DEFAULT_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,41 @@ class EngineSections:
         row |= against(runs["rollouts"], runs["prompts"])
         row.pop("added MB")
         return [row | {"rollouts s": runs["rollouts"].median, "tokens/rollout": self.short.length}]
+
+    def seat(self) -> list[dict]:
+        """What the probe's seat does with captured rows on the device: energies, values, a fit; then advantages."""
+        log_prob_pass(self.engine, self.short, True)
+        id_R = torch.arange(self.short.rows, device=STREAM.device)
+        x_RF, energy_R = features(self.short), STREAM.lookup_weights(id_R)[:, 0]
+        hidden, found = STREAM.hidden_size, []
+        layout = FeatureLayout(("prompt", "response", *DEFAULT_SIGNALS), (hidden, hidden, *[1] * len(DEFAULT_SIGNALS)))
+        reward_R = (id_R % 3 == 0).float()
+        for fit in ("lagged", "fresh"):
+            crossing = Crossing("energy", 0.99, fit, ("prompt",))  # type: ignore[arg-type]
+            bank = ProbeBank(ProbeSettings(min_rows=2, rank=4), layout, device=STREAM.device, crossing=crossing)
+            seat = DistributedBank(bank)
+            for step in range(3):
+                said = seat.predict(id_R, x_RF, reward_R, id_R // 2, weight_R=energy_R)
+                metrics = seat.update(step)
+            table = said.table_R6.cpu()
+            advantages = compute_advantages(
+                reward_R.cpu(),
+                id_R.cpu() // 2,
+                table[:, 0],
+                table[:, 1:4],
+                table[:, 4],
+                energy_B=energy_R.cpu(),
+                row_weight_B=table[:, 5],
+            )
+            row = {
+                "engine": self.name,
+                "fit": fit,
+                "rows": self.short.rows,
+                "values": bool(table[:, 0].isfinite().all()),
+            }
+            row |= {"energies": bool((energy_R > 0).all()), "advantages": bool(advantages.advantage_B.any())}
+            found.append(row | {"window": int(metrics["window_rows"]), "device": str(STREAM.device)})
+        return found
 
     def entropy(self) -> list[dict]:
         """The ways verl has to compute the entropy, on the long rows, capture off."""

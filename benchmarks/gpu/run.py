@@ -30,7 +30,7 @@ from benchmarks.gpu.table import render  # noqa: E402
 # part -> (its sections in order, what share of the time is its own)
 PARTS = {
     "fsdp2": (
-        ("capture", "update", "prompts", "sum_pi_squared", "entropy", "capture_torch", "identical"),
+        ("capture", "seat", "update", "prompts", "sum_pi_squared", "entropy", "capture_torch", "identical"),
         0.5,
     ),
     "probe": (("probe", "kernels"), 0.2),

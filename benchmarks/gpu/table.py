@@ -18,6 +18,7 @@ SECTIONS = {
     "sum_pi_squared": ("Sum of squared probabilities", "The same pass with and without, capture on."),
     "prompts": ("A pass over prompts alone", "Against the log-prob pass over as many rollouts."),
     "entropy": ("Entropy", "verl's ways to compute it, against a pass without; capture off."),
+    "seat": ("The probe's seat", "Captured rows, from the engine's stream to values, a fit and advantages."),
     "update": ("An update", "All rows as one mini-batch: forward, backward, AdamW; gradient checkpointing on."),
     "probe": ("The probe's step", "Three domains with full windows; a step says values, then learns."),
     "kernels": ("Its small decompositions", "On the device, and moved to the CPU and back."),

@@ -88,6 +88,8 @@ class LinearEstimator(Estimator):
 
 def fit_sigmoid(f_N: Tensor, p_N: Tensor, weight_N: Tensor | None = None) -> tuple[float, float]:
     """Slope and offset that minimise the cross-entropy of sigmoid(slope f + offset) with soft targets `p` in [0, 1]."""
+    # steps of two numbers, each of which waits for the last: on the host
+    f_N, p_N, weight_N = f_N.cpu(), p_N.cpu(), None if weight_N is None else weight_N.cpu()
     centre, spread = f_N.mean(), f_N.std(correction=0)
     if weight_N is not None:
         centre = weights.mean(f_N, weight_N)
