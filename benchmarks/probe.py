@@ -43,11 +43,9 @@ from benchmarks.needs import needs_packages  # noqa: E402
 with needs_packages():
     import numpy as np
     import torch
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import Ridge
-    from sklearn.preprocessing import StandardScaler
     from tqdm import tqdm
 
+    from benchmarks.peer import Peer
     from probe import ProbeBank, ProbeSettings
     from probe.estimators import Estimator, SubspaceRidge, make_estimator
     from probe.metrics import rmse
@@ -66,30 +64,6 @@ def timed(function):
     start = now()
     result = function()
     return result, now() - start
-
-
-class Peer:
-    """The paper's form."""
-
-    def __init__(self, state_size: int):
-        self.slices = (slice(0, state_size), slice(state_size, 2 * state_size), slice(2 * state_size, None))
-
-    def _reduce(self, x_NF: np.ndarray) -> np.ndarray:
-        parts = [pca.transform(x_NF[:, block]) for pca, block in zip(self.pcas, self.slices, strict=False)]
-        return np.concatenate([*parts, x_NF[:, self.slices[2]]], axis=1)
-
-    def fit(self, x_NF: np.ndarray, y_N: np.ndarray) -> "Peer":
-        self.pcas = [
-            PCA(count, svd_solver="randomized", random_state=42).fit(x_NF[:, block])
-            for count, block in zip((32, 64), self.slices, strict=False)
-        ]
-        features = self._reduce(x_NF)
-        self.scaler = StandardScaler().fit(features)
-        self.ridge = Ridge(alpha=100.0).fit(self.scaler.transform(features), y_N)
-        return self
-
-    def predict(self, x_NF: np.ndarray) -> np.ndarray:
-        return np.clip(self.ridge.predict(self.scaler.transform(self._reduce(x_NF))), 0, 1)
 
 
 def peer_rmse(peer: Peer, rows: PlantedRows) -> float:
@@ -215,23 +189,30 @@ def peak_bytes(function) -> int:
 
 
 def memory() -> None:
-    print("\nMemory in MB: what stays, against rows x features x 4 bytes; the solver's workspace in a refresh")
-    print(f"{'d':>6} {'rows':>6} {'rows x F x 4':>13} {'window':>8} {'ratio':>6} {'estimator':>10} {'workspace':>10}")
+    print(
+        "\nMemory in MB: what stays, against rows x features x 4 bytes; what a refresh under way keeps beside that; the"
+    )
+    print("most that torch held beyond both in a step, of all the steps of a refresh")
+    head = f"{'window':>8} {'ratio':>6} {'estimator':>10} {'refresh':>8} {'workspace':>10}"
+    print(f"{'d':>6} {'rows':>6} {'rows x F x 4':>13} {head}")
     for size in args.sizes:
         for count in args.windows:
             world = PlantedWorld(size, args.seed)
             bank = ProbeBank(ProbeSettings(window_rows=count), world.layout(), device=args.device)
             learn(bank, world.draw(count), 0)
             probe = bank.probes[0]
-            window = _bytes(vars(probe.window).values())
-            estimator = _bytes(probe.estimator.state(probe.window.order)[0].values())
-            rows = world.draw(args.new_rows)
-            probe.estimator.refresh_share = 0.0  # refresh now
-            peak = peak_bytes(lambda: learn(bank, rows, 1))  # noqa: B023
+            window, peak, kept, number = _bytes(vars(probe.window).values()), 0, 0, 1
+            while kept == 0 or getattr(probe.estimator, "changed_", 0) > 0:
+                rows = world.draw(args.new_rows)
+                peak = max(peak, peak_bytes(lambda: learn(bank, rows, number)))  # noqa: B023
+                tensors = probe.estimator.state(probe.window.order)[0]
+                kept = max(kept, _bytes(t for name, t in tensors.items() if name.startswith("refresh.")))
+                number += 1
+            estimator = _bytes(t for name, t in tensors.items() if not name.startswith("refresh."))
             base = count * world.layout().num_features * 4
             print(
                 f"{size:>6} {count:>6} {base / 1e6:>13.1f} {window / 1e6:>8.1f} {(window + estimator) / base:>6.3f} "
-                f"{estimator / 1e6:>10.1f} {peak / 1e6:>10.1f}",
+                f"{estimator / 1e6:>10.1f} {kept / 1e6:>8.1f} {peak / 1e6:>10.1f}",
                 flush=True,
             )
 

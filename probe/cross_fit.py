@@ -19,7 +19,7 @@ from probe import weights
 from probe.estimators.base import Estimator
 from probe.fold_fit import fold_fit
 from probe.ridge_path import Groups
-from probe.step import EarlierRows, StepRows
+from probe.step import EarlierRows, StepRows, without_bad_rows
 
 FIRST_PENALTY = 10.0  # in units of the mean squared singular value: leading directions count half, others a tenth
 
@@ -44,7 +44,7 @@ def cross_fit(
         earlier_NK = earlier.coordinate_NK
         if earlier_NK is None:
             earlier_NK = estimator.coordinates(earlier.feature_NF)
-        step_RK = estimator.coordinates(torch.where(step.finite_R.unsqueeze(1), step.feature_RF, 0.0))
+        step_RK = estimator.coordinates(without_bad_rows(step.feature_RF, step.finite_R))
         unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
     elif prompt_F is None or not prompt_F.any():

@@ -83,9 +83,11 @@ class DomainProbe:
     def cross_fit(self, step: StepRows, prompt_F: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values and constants (R,) of a step's rows, from the window and the step's other prompts."""
         window, order = self.window, self.window.order
-        coordinate_NK = self.estimator.window_coordinates(window) if self.estimator.strength_ > 0 else None
-        columns = (window.feature, window.target, window.target_weight, window.group)
-        earlier = EarlierRows(*(column[order] for column in columns), coordinate_NK)
+        known = self.estimator.strength_ > 0
+        coordinate_NK = self.estimator.window_coordinates(window) if known else None
+        feature_NF = window.feature[order[:0] if known else order]  # a full window is not copied without need
+        target_N, weight_N, group_N = (column[order] for column in (window.target, window.target_weight, window.group))
+        earlier = EarlierRows(feature_NF, target_N, weight_N, group_N, coordinate_NK)
         value_R = cross_fit(self.estimator, earlier, step, self.settings.min_rows, prompt_F)
         counts_R = step.counts_R(of_targets=False)
         return value_R, left_out_mean(

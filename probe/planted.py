@@ -29,7 +29,27 @@ class PlantedRows:
     @property
     def reward_N(self) -> Tensor:
         """Own rewards: each row's target is its sibling's."""
-        return self.target_N.view(-1, 2).flip(1).flatten()
+        return _of_sibling(self.target_N)
+
+
+@dataclass(frozen=True)
+class WeightedRows(PlantedRows):
+    """Rows whose rewards count by an energy e. value_N is b* = E[e r | row] / E[e | row], of the target's r and e.
+
+    target_weight_N (the target's energy), rate_N (E[r | row]), mean_weight_N (E[e | row])."""
+
+    target_weight_N: Tensor
+    rate_N: Tensor
+    mean_weight_N: Tensor
+
+    @property
+    def weight_N(self) -> Tensor:
+        """Energies of the rows' own rewards."""
+        return _of_sibling(self.target_weight_N)
+
+
+def _of_sibling(x_N: Tensor) -> Tensor:
+    return x_N.view(-1, 2).flip(1).flatten()
 
 
 class PlantedWorld:
@@ -81,9 +101,12 @@ class PlantedWorld:
             for latent_NK, basis_KD, mean_D, noise_ND in zip(latents, self.basis_2KD, self.mean_2D, noises, strict=True)
         ]
         scalar_NS = (0.5 - 0.1 * signal_N.unsqueeze(1) + 0.2 * self._normal(rows, SCALARS)).abs()
+        return self._rewarded(torch.cat([*states, scalar_NS], dim=1), signal_N, latents)
+
+    def _rewarded(self, x_NF: Tensor, signal_N: Tensor, latents: tuple[Tensor, Tensor]) -> PlantedRows:
         value_N = (1.5 * signal_N).sigmoid()
-        target_N = (torch.rand(rows, generator=self.generator) < value_N).float()
-        return PlantedRows(torch.cat([*states, scalar_NS], dim=1), target_N, value_N, torch.arange(rows) // 2)
+        target_N = (torch.rand(len(x_NF), generator=self.generator) < value_N).float()
+        return PlantedRows(x_NF, target_N, value_N, torch.arange(len(x_NF)) // 2)
 
     def advance(self) -> None:
         """Turn the signal: weights and directions keep their size and change by `turn`."""
@@ -92,4 +115,49 @@ class PlantedWorld:
         self.weight_2K = keep * self.weight_2K + self.turn * scale * self._normal(2, self.rank)
         self.basis_2KD = keep * self.basis_2KD + self.turn * 20 / self.state_size**0.5 * self._normal(
             2, self.rank, self.state_size
+        )
+
+
+class WeightedWorld(PlantedWorld):
+    """A planted world in which a reward counts by an energy that depends on it, with heavy tails.
+
+    The target is 1 with probability p = sigmoid(1.5 signal + ease). Its energy is scale x tail for a solved row and k
+    times as much for a failed one: k between 10 and 40, which the prompt's state tells, scale spreads by a factor of
+    exp(0.5), and tail is lognormal with a mean of 1. So E[e | row] = scale (p + (1 - p) k), and what a baseline should
+    be is b* = p / (p + (1 - p) k): small where the pass rate is not, as in training.
+
+    Args:
+        state_size, seed, and further ones of PlantedWorld.
+        ease: logit of the pass rate of a middling row; the default solves seven rows of ten.
+        tail: standard deviation of the energy's logarithm; at 1 the heaviest hundredth has a tenth of the energy.
+    """
+
+    def __init__(self, state_size: int, seed: int = 0, ease: float = 1.5, tail: float = 1.0, **world):
+        super().__init__(state_size, seed, **world)
+        self.ease, self.tail = ease, tail
+        direction_2K = self._normal(2, self.rank)
+        spread_2 = (direction_2K * self.spectrum_K).square().sum(dim=1, keepdim=True).sqrt()
+        self.energy_2K = direction_2K / spread_2  # of k and of the scale, on the prompt's latent directions
+
+    def draw(self, rows: int) -> WeightedRows:
+        """Fresh rows of the present signal. Raises ValueError for an odd number."""
+        found = super().draw(rows)
+        assert isinstance(found, WeightedRows)
+        return found
+
+    def _rewarded(self, x_NF: Tensor, signal_N: Tensor, latents: tuple[Tensor, Tensor]) -> WeightedRows:
+        rate_N = (1.5 * signal_N + self.ease).sigmoid()
+        failed_N = 10.0 * 4.0 ** (3.0 * latents[0] @ self.energy_2K[0]).sigmoid()
+        scale_N = (0.5 * latents[0] @ self.energy_2K[1]).exp()
+        target_N = (torch.rand(len(x_NF), generator=self.generator) < rate_N).float()
+        tail_N = (self.tail * self._normal(len(x_NF)) - self.tail**2 / 2).exp()
+        share_N = rate_N + (1.0 - rate_N) * failed_N
+        return WeightedRows(
+            x_NF=x_NF,
+            target_N=target_N,
+            value_N=rate_N / share_N,
+            group_N=torch.arange(len(x_NF)) // 2,
+            target_weight_N=scale_N * torch.where(target_N > 0, 1.0, failed_N) * tail_N,
+            rate_N=rate_N,
+            mean_weight_N=scale_N * share_N,
         )

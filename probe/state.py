@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-VERSION = 5
+VERSION = 6
 MANIFEST, TENSORS = "probe.json", "probe.safetensors"
 BLANK = "0" * 32  # stands for the digest while it is computed
 REMEDY = "use an older checkpoint (trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N)"

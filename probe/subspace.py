@@ -3,6 +3,8 @@
 Shapes: N rows, F features, P of them states, K dimensions of the subspace and the scalars beside it.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,15 +40,31 @@ class Subspace:
     def _standardise(self, x_NF: Tensor) -> Tensor:
         if self.mean_ is None or self.scale_ is None:
             raise RuntimeError("the subspace has not been fitted")
-        return (x_NF - self.mean_) * self.scale_
+        return (x_NF - self.mean_).mul_(self.scale_)
 
     def project(self, x_NF: Tensor) -> Tensor:
         """(N, K) float32."""
+        return self._project(x_NF, None)
+
+    def project_measured(self, x_NF: Tensor) -> tuple[Tensor, float]:
+        """(N, K) float32, and the share of the states' standardised variance that lies in the subspace."""
+        squares: list[float] = []
+        a_NK = self._project(x_NF, squares)
+        if self.basis_ is None:
+            return a_NK, 1.0
+        inside, whole = float(a_NK[:, : self.basis_.shape[1]].square().sum()), sum(squares)
+        # numbers so large that squares overflow: nothing is known
+        return a_NK, inside / max(whole, 1e-30) if math.isfinite(inside) and math.isfinite(whole) else 0.0
+
+    def _project(self, x_NF: Tensor, squares: list[float] | None) -> Tensor:
+        """The projection; the states' sums of squares go to `squares`."""
         states = self.layout.num_state_features
         parts = []
         for chunk_CF in x_NF.split(CHUNK):
             z_CF = self._standardise(chunk_CF)
             if self.basis_ is not None:
+                if squares is not None:
+                    squares.append(float(z_CF[:, :states].square().sum()))
                 z_CF = torch.cat([z_CF[:, :states] @ self.basis_, z_CF[:, states:] * self.gain_], dim=1)
             parts.append(z_CF)
         return torch.cat(parts) if parts else x_NF.new_empty(0, self.dimensions)
@@ -82,9 +100,7 @@ class Subspace:
         sum_F = torch.stack([total(x_NF[c], w) for c, w in pairs]).sum(dim=0)
         self.mean_ = (sum_F / count).float()
         squares = [total((x_NF[c] - self.mean_).square(), w) for c, w in pairs]
-        deviation_F = (torch.stack(squares).sum(dim=0) / count).sqrt().float()
-        varies_F = deviation_F > 1e-6 * self.mean_.abs().clamp(min=1e-30)  # rounding of a constant is no signal
-        self.scale_ = torch.where(varies_F, 1.0 / deviation_F.clamp(min=1e-30), torch.zeros_like(deviation_F))
+        self.set_scale((torch.stack(squares).sum(dim=0) / count).sqrt().float())
         states = self.layout.num_state_features
         rank = min(self.rank, states, count)
         if self.layout.num_features <= self.exact_features or states == 0:
@@ -105,9 +121,22 @@ class Subspace:
         # one memory order, so that a state read from disk goes on bit by bit
         self.basis_, self.gain_ = basis.contiguous(), 1.0
         a_NK = torch.cat([self.project(x_NF[chunk]) for chunk in chunks])
+        self.set_gain(a_NK, weight_N)
+        return a_NK
+
+    def set_scale(self, deviation_F: Tensor) -> Tensor:
+        """Scale features of the present mean by their standard deviations; what they are multiplied by (F,)."""
+        if self.mean_ is None:
+            raise RuntimeError("the subspace has no mean yet")
+        varies_F = deviation_F > 1e-6 * self.mean_.abs().clamp(min=1e-30)  # rounding of a constant is no signal
+        self.scale_ = torch.where(varies_F, 1.0 / deviation_F.clamp(min=1e-30), torch.zeros_like(deviation_F))
+        return self.scale_
+
+    def set_gain(self, a_NK: Tensor, weight_N: Tensor | None) -> None:
+        """Give scalars the spread of the leading direction, also in `a`: the projection of all rows at a gain of 1."""
+        rank = a_NK.shape[1] - (self.layout.num_features - self.layout.num_state_features)
         self.gain_ = float(weights.mean(a_NK[:, :rank].square(), weight_N).max().sqrt())
         a_NK[:, rank:] *= self.gain_
-        return a_NK
 
     def unproject(self, coefficient_K: Tensor) -> Tensor:
         """(F,) float64: weights on raw, mean-centred features that equal `coefficient` on projected ones."""

@@ -89,7 +89,9 @@ class SlidingWindow:
         """
         before = len(self)
         keep_R = newest_groups(group_R, self.rows)
-        feature_RF, reward_R, target_R = feature_RF[keep_R], reward_R[keep_R], target_R[keep_R]
+        if not keep_R.all():  # else they are not copied
+            feature_RF = feature_RF[keep_R]
+        reward_R, target_R = reward_R[keep_R], target_R[keep_R]
         value_R, group_R = value_R[keep_R], group_R[keep_R]
         # when not even all the new rows fit, nothing older stays
         self._drop(len(group_R) if bool(keep_R.all()) else self.rows, step, max_age)

@@ -19,6 +19,7 @@ from probe import weights
 from probe.checked import Range, checked, shown
 from probe.settings import FeatureLayout
 from probe.state import Declared, check_tensors
+from probe.step import finite_rows, without_bad_rows
 from probe.window import Change, SlidingWindow
 
 
@@ -107,8 +108,8 @@ class Estimator(ABC):
         if not self.fitted:
             raise RuntimeError(f"{type(self).__name__} has not been fitted")
         self._check_width(X)
-        finite_N = X.isfinite().all(dim=1)
-        value_N = self._predict(torch.where(finite_N.unsqueeze(1), X, 0.0).float()).float()
+        finite_N = finite_rows(X)
+        value_N = self._predict(without_bad_rows(X, finite_N).float()).float()
         return torch.where(finite_N, value_N.clamp(self.low_, self.high_), float("nan"))
 
     def coordinates(self, x_NF: Tensor) -> Tensor:

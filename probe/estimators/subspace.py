@@ -12,22 +12,27 @@ from torch import Tensor
 from probe import weights
 from probe.checked import Range
 from probe.estimators.linear import LinearEstimator
+from probe.refresh import Refresh
 from probe.ridge_path import ridge_path
 from probe.settings import FeatureLayout, ProbeSettings, check_penalties
+from probe.state import prefixed
 from probe.subspace import Subspace
 from probe.window import Change, SlidingWindow
 
 DEFAULT_PENALTIES = ProbeSettings().penalties
-COMPARED_ROWS = 1024  # rows whose captured variance new rows are compared with
+COMPARED_ROWS = 512  # newest rows, whose captured variance later rows are compared with
+GROWTH = 2
 
 
 class SubspaceEstimator(LinearEstimator):
     """Linear in the leading directions of the jointly standardised states, and in the scalars.
 
     Follows a window at the cost of its new rows: rows keep their projection while they stay, so a step projects what
-    came in and solves in K dimensions. The subspace itself is refreshed, from where it stands, when `refresh_share` of
-    the window has changed since the last time, or when new rows stand out of it (their captured variance falls below
-    `refresh_energy` of what it was). Between two refreshes the fit is exactly the batch fit in that subspace.
+    came in and solves in K dimensions. The subspace itself is refreshed, from where it stands and a part in each step
+    (`probe.refresh`): a refresh takes as many steps as bring a change of `refresh_share` of the window, rows that come
+    and rows that go counted (2: every row is another). At once it is refreshed when the window has doubled, or when new
+    rows stand out of it (their captured variance falls below `refresh_energy` of what it was). Between two refreshes
+    the fit is exactly the batch fit in that subspace.
 
     Args:
         layout, rank, exact_features, seed: of the subspace, see `probe.subspace.Subspace`.
@@ -46,6 +51,7 @@ class SubspaceEstimator(LinearEstimator):
         **LinearEstimator.NUMBERS,
         "gain_": Annotated[float, Range(0)],
         "changed_": Annotated[int, Range(0)],
+        "rows_": Annotated[int, Range(0)],
         "energy_": Annotated[float, Range(0)],
     }
 
@@ -56,7 +62,7 @@ class SubspaceEstimator(LinearEstimator):
         exact_features: int = 512,
         penalties=DEFAULT_PENALTIES,
         link: str = "auto",
-        refresh_share: float = 0.5,
+        refresh_share: float = 2.0,
         refresh_energy: float = 0.9,
         seed: int = 0,
     ):
@@ -66,7 +72,9 @@ class SubspaceEstimator(LinearEstimator):
         self.rank, self.exact_features, self.seed = rank, exact_features, seed
         self.subspace = Subspace(layout, rank, exact_features, seed)
         self.projected_: Tensor | None = None  # (C, K), a row per slot of the window
+        self.refresh = Refresh(self.subspace)
         self.changed_ = 0  # rows that came or went since the last refresh
+        self.rows_ = 0  # of the window then
         self.energy_ = 0.0
 
     # the subspace's learned attributes are part of this estimator's state
@@ -82,7 +90,7 @@ class SubspaceEstimator(LinearEstimator):
         """Coefficients (K,) float64 and intercept on `a`, and out-of-prompt predictions; sets penalty_."""
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
-        self.projected_ = self.basis_ = None  # from the start, whatever was fitted before
+        self.lose_track()  # from the start, whatever was fitted before
         a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
         return self._adopt(a_NK, y_N, group_N, weight_N)
 
@@ -91,25 +99,25 @@ class SubspaceEstimator(LinearEstimator):
         self.mean_, self.weight_ = self.subspace.mean_, self.subspace.unproject(coefficient_K)
         return left_out_N
 
-    def _captured(self, x_RF: Tensor, a_RK: Tensor) -> float:
-        """Share of the states' standardised variance that lies in the subspace."""
-        if self.basis_ is None:
-            return 1.0
-        states = self.layout.num_state_features
-        z_RP = (x_RF[:, :states] - self.center_[:states]).mul(self.scale_[:states])
-        share = a_RK[:, : self.basis_.shape[1]].square().sum() / z_RP.square().sum().clamp(min=1e-30)
-        return float(share.nan_to_num(0.0, 0.0))  # numbers so large that squares overflow: nothing is known
+    def state(self, slots):
+        tensors, numbers = super().state(slots)
+        under_way, progress = self.refresh.state(slots)
+        return tensors | prefixed("refresh", under_way), numbers | prefixed("refresh", progress)
 
     def load_state(self, tensors, numbers, slots, rows) -> None:
-        super().load_state(tensors, numbers, slots, rows)
+        learned, under_way = _apart(tensors)
+        own_numbers, progress = _apart(numbers)
+        super().load_state(learned, own_numbers, slots, rows)
         self.subspace.check_loaded()
         if self.projected_ is not None:  # tensors that do not fit each other are found now, not in a later step
             found = self.subspace.project(self.projected_.new_zeros(1, self.layout.num_features)).shape[1]
             if found != self.projected_.shape[1]:
                 raise ValueError(f"projections of {self.projected_.shape[1]} numbers in a subspace of {found}")
+        self.refresh.load_state(under_way, progress, slots, rows)
 
     def lose_track(self) -> None:
         self.projected_ = self.basis_ = None
+        self.refresh.stop()
         self.strength_ = 0.0  # it was of a basis that is gone
 
     def coordinates(self, x_NF: Tensor) -> Tensor:
@@ -122,23 +130,52 @@ class SubspaceEstimator(LinearEstimator):
         slots, new = window.order, change.new_slots
         weight_N = weights.relative(window.target_weight[slots])
         self.changed_ += len(new) + change.left
-        stale = self.projected_ is None or self.changed_ > self.refresh_share * len(slots)
+        # a basis of few rows is not worth following for long
+        stale = self.projected_ is None or len(slots) > GROWTH * self.rows_
         if not stale and len(new):
-            new_RF = window.feature[new]
-            a_RK = self.subspace.project(new_RF)
-            self.projected_[new] = a_RK  # type: ignore[index]
-            stale = self._captured(new_RF, a_RK) < self.refresh_energy * self.energy_
-        if stale:
+            self.projected_[new], share = self.subspace.project_measured(window.feature[new])  # type: ignore[index]
+            stale = share < self.refresh_energy * self.energy_
+        due = self.changed_ / max(self.refresh_share * len(slots), 1e-9)
+        done = due >= 1.0
+        if not stale and self._in_parts(len(slots)):
+            done = self.refresh.advance(window, self.projected_, new, due)  # type: ignore[arg-type]
+        if done and not stale and self.refresh.projected is not None:
+            self._take_over(window, weight_N)
+        elif done or stale:
             a_NK = self.subspace.refresh(window.feature, slots, weight_N)
             self.projected_ = a_NK.new_zeros(window.rows, a_NK.shape[1])
             self.projected_[slots] = a_NK
-            self.changed_ = 0
-            self.energy_ = self._captured(window.feature[slots[-COMPARED_ROWS:]], a_NK[-COMPARED_ROWS:])
+            self._refreshed(window)
         target_N = window.target[slots]
         self._widen(target_N)
         projected_NK = self.projected_[slots]  # type: ignore[index]
         self._finish(self._adopt(projected_NK, target_N, window.group[slots], weight_N))
         return self
+
+    def _in_parts(self, rows: int) -> bool:
+        """Whether the basis can be followed as it is: there is one, with as many directions as a fit would have."""
+        wanted = min(self.rank, self.layout.num_state_features, rows)
+        return self.basis_ is not None and self.basis_.shape[1] == wanted
+
+    def _take_over(self, window: SlidingWindow, weight_N: Tensor | None) -> None:
+        """The subspace that was made in parts becomes the present one."""
+        slots, coming, self.projected_ = window.order, self.refresh.coming, self.refresh.projected
+        self.center_, self.scale_, self.basis_ = coming.mean_, coming.scale_, coming.basis_
+        a_NK = self.projected_[slots]  # type: ignore[index]
+        self.subspace.set_gain(a_NK, weight_N)
+        self.projected_[slots] = a_NK  # type: ignore[index]
+        self._refreshed(window)
+
+    def _refreshed(self, window: SlidingWindow) -> None:
+        self.refresh.stop()
+        self.changed_, self.rows_ = 0, len(window)
+        _, self.energy_ = self.subspace.project_measured(window.feature[window.order[-COMPARED_ROWS:]])
+
+
+def _apart(entries):
+    """An estimator's own entries, and those of the refresh under way."""
+    own = {name: entry for name, entry in entries.items() if not name.startswith("refresh.")}
+    return own, {name.removeprefix("refresh."): entries[name] for name in entries if name not in own}
 
 
 class SubspaceRidge(SubspaceEstimator):

@@ -1,13 +1,16 @@
 """State on disk: read back bit by bit, refused with the difference, and never executed."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from probe import FeatureLayout, ProbeBank, ProbeSettings, state
+from probe.refresh import FIRST, SECOND
 from probe.settings import KINDS
 
 
@@ -44,6 +47,51 @@ def test_round_trip_goes_on_bit_by_bit(kind, tmp_path, layout, step_rows):
         metrics = [b.update(*rows[step], domain_R, step=step) for b in (bank, again)]
         assert str(without_times(metrics[0])) == str(without_times(metrics[1]))  # as text: NaN equals NaN
     assert again.updates == 8
+
+
+@pytest.mark.parametrize("kind", ["subspace_ridge", "logistic"])
+def test_a_refresh_under_way_goes_on_bit_by_bit(kind, tmp_path, layout, step_rows):
+    """Saved in each half of it, and between two; rows come back in other slots."""
+    config = settings(kind=kind, window_rows=160)
+    rows = [step_rows(prompts=10, seed=step) for step in range(30)]
+
+    def patient():
+        """A bank that no row stands out for."""
+        bank = ProbeBank(config, layout)
+        bank.probes[0].estimator.refresh_energy = 0.0
+        return bank
+
+    bank, halves = patient(), set()
+    for step in range(14):
+        bank.update(*rows[step], step=step)
+    steps = range(14, 24) if kind == "subspace_ridge" else range(14, 24, 4)
+    for step in range(14, 24):
+        if step in steps:
+            bank.save(tmp_path / "probe")
+            again = patient()
+            again.load(tmp_path / "probe")
+            names = {name for name in load_file(tmp_path / "probe" / "probe.safetensors") if "refresh." in name}
+            halves.add(frozenset(name.rpartition(".")[2] for name in names))
+            straight = copy.deepcopy(bank)
+            for later in range(step, step + 6):
+                for b in (straight, again):
+                    b.update(*rows[later], step=later)
+            assert torch.equal(straight.predict(rows[-1][0]).value_R, again.predict(rows[-1][0]).value_R)
+        bank.update(*rows[step], step=step)
+    assert {frozenset(FIRST), frozenset(SECOND)} <= halves
+
+
+@pytest.mark.parametrize("name", ["image", "moments"])
+def test_half_of_a_refresh_under_way_is_refused(name, tmp_path, layout, step_rows):
+    bank = ProbeBank(settings(window_rows=160), layout)
+    for step in range(14):
+        bank.update(*step_rows(prompts=10, seed=step), step=step)
+        if step > 8 and bank.probes[0].estimator.refresh.image is not None:
+            break
+    setattr(bank.probes[0].estimator.refresh, name, None)
+    bank.save(tmp_path / "probe")
+    with pytest.raises(ValueError, match="is damaged .*estimator.refresh: .* do not fit"):
+        ProbeBank(settings(window_rows=160), layout).load(tmp_path / "probe")
 
 
 def test_an_empty_bank_round_trips(tmp_path, layout):
@@ -244,8 +292,8 @@ def test_words_and_overflow_in_the_manifest_are_no_numbers(saved, layout, word):
 
 def test_a_state_of_another_format_says_what_to_do(saved, layout):
     _, folder = saved
-    (folder / "probe.json").write_text(json.dumps({"version": 4, "digest": "0", "updates": 1}))
-    with pytest.raises(ValueError, match="format 4, this program reads format 5: .*trainer.resume_mode=disable"):
+    (folder / "probe.json").write_text(json.dumps({"version": 5, "digest": "0", "updates": 1}))
+    with pytest.raises(ValueError, match="format 5, this program reads format 6: .*trainer.resume_mode=disable"):
         ProbeBank(settings(), layout).load(folder)
 
 

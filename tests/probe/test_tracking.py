@@ -5,6 +5,7 @@ import torch
 
 from probe import FeatureLayout
 from probe.estimators import Logistic, SubspaceRidge
+from probe.refresh import Refresh
 from probe.ridge_path import ridge_path
 from probe.window import SlidingWindow
 
@@ -75,7 +76,7 @@ def test_between_refreshes_it_is_the_fit_in_the_same_subspace():
 
 
 def test_the_basis_is_refreshed_when_half_of_the_window_is_new_and_not_before():
-    tracked, world = make(), World(0.0)
+    tracked, world = make(refresh_share=0.5), World(0.0)
     window = follow(tracked, world, steps=10)  # full: 160 rows
     refreshes = []
     for step in range(10, 40):
@@ -111,8 +112,125 @@ def test_a_drifting_signal_is_followed():
 
 
 def test_logistic_follows_too():
-    world, tracked = World(0.0), make(Logistic, penalties=(0.01, 0.1))
+    world, tracked = World(0.0), make(Logistic, penalties=(0.01, 0.1), refresh_share=0.5)
     window = follow(tracked, world, steps=200)
     batch = make(Logistic, penalties=(0.01, 0.1)).fit(*in_order(window))
     fresh = world.step()[0]
     torch.testing.assert_close(tracked.predict(fresh), batch.predict(fresh), atol=0.03, rtol=0)
+
+
+# ---- a refresh in parts
+
+
+def worked(monkeypatch):
+    """Rows that a refresh under way sums or projects, counted; the list that a caller appends to is its first."""
+    rows = [0]
+    for name in ("_sum", "_project"):
+        plain = getattr(Refresh, name)
+
+        def counted(self, window, slots, *rest, plain=plain):
+            rows[-1] += len(slots)
+            plain(self, window, slots, *rest)
+
+        monkeypatch.setattr(Refresh, name, counted)
+    return rows
+
+
+def test_each_step_does_its_part_of_a_refresh(monkeypatch):
+    rows, tracked, world = worked(monkeypatch), make(), World(0.0)
+    window, bases = follow(tracked, world, steps=30), []
+    rows.clear()
+    for step in range(30, 60):
+        rows.append(0)
+        learn(tracked, window, *world.step(), step)
+        bases.append(tracked.basis_)
+    # two times 160 rows in ten steps, 16 of which arrive in each
+    assert max(rows) <= 2 * 16 + 16 and min(rows) >= 16
+    assert len({id(basis) for basis in bases}) == 4  # a whole window later each
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("parts", [[1.0], [0.2, 0.5, 0.7, 1.0], [k / 17 for k in range(1, 18)]])
+def test_parts_are_one_iteration_with_the_windows_own_moments(parts, weighted):
+    tracked, window = make(), SlidingWindow(160, FEATURES)
+    world, generator = World(0.05), torch.Generator().manual_seed(1)
+
+    def step(number):
+        x_RF, reward_R = world.step()
+        weight_R = 0.1 + torch.rand(16, generator=generator) ** 3 * 9 if weighted else None
+        order = torch.arange(16) // 2
+        return window.push(x_RF, reward_R, reward_R, reward_R, order, number, target_weight_R=weight_R)
+
+    for number in range(12):
+        tracked.follow(window, step(number))
+    tracked.refresh.stop()
+    nothing = torch.empty(0, dtype=torch.int64)
+    done = [tracked.refresh.advance(window, tracked.projected_, nothing, share) for share in parts]
+    assert done == [False] * (len(parts) - 1) + [True]
+    coming, order = tracked.refresh.coming, window.order
+    x_NF, w_N = window.feature[order].double(), window.target_weight[order].double()
+    mean = (w_N @ x_NF) / w_N.sum()
+    deviation = ((w_N @ (x_NF - mean).square()) / w_N.sum()).sqrt()
+    torch.testing.assert_close(coming.mean_.double(), mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(coming.scale_.double(), 1 / deviation, rtol=1e-4, atol=0)
+    z_NP = ((x_NF - mean) / deviation)[:, :-1]
+    directions = tracked.basis_.double() * (tracked.scale_.double() * deviation)[:-1].unsqueeze(1)  # of raw features
+    expected = torch.linalg.qr(z_NP.T @ (w_N.unsqueeze(1) * (z_NP @ directions)))[0]
+    cosines = torch.linalg.svdvals(expected.T @ coming.basis_.double())
+    torch.testing.assert_close(cosines, torch.ones(RANK).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(tracked.refresh.projected[order], coming.project(window.feature[order]))
+
+
+def test_rows_that_come_and_go_while_a_refresh_is_under_way_are_in_it():
+    """After the first half the moments are those of the window as it is; after the second all rows are projected."""
+    tracked, world = make(), World(0.01)
+    window = follow(tracked, world, steps=20)
+    half = whole = 0
+    for step in range(20, 80):
+        before, basis = tracked.refresh.projected, tracked.basis_
+        learn(tracked, window, *world.step(), step)
+        x_NF = window.feature[window.order]
+        if before is None and tracked.refresh.projected is not None:
+            mean = tracked.refresh.coming.mean_
+            torch.testing.assert_close(mean, x_NF.mean(dim=0), rtol=0, atol=1e-5)
+            half += 1
+        if tracked.basis_ is not basis:
+            torch.testing.assert_close(tracked.projected_[window.order], tracked.subspace.project(x_NF))
+            whole += 1
+    assert half >= 5 and whole >= 5
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e12, 1e25])
+def test_rows_of_huge_numbers_do_not_stay(factor):
+    """They stand out, so the subspace is refreshed at once, and again when they have left."""
+    tracked, world = make(), World(0.0)
+    window = follow(tracked, world, steps=20)
+    for step in range(20, 60):
+        x_RF, reward_R = world.step()
+        learn(tracked, window, x_RF * (factor if step == 24 else 1.0), reward_R, step)
+        assert tracked.predict(x_RF).isfinite().all()
+    assert tracked.scale_[:-1].min() > 0.1
+
+
+def test_an_image_that_overflowed_is_not_used():
+    tracked, world = make(), World(0.0)
+    window = follow(tracked, world, steps=22)
+    assert tracked.refresh.image is not None
+    tracked.refresh.image[0, 0] = float("inf")
+    for step in range(22, 40):
+        learn(tracked, window, *world.step(), step)
+        assert tracked.basis_.isfinite().all()
+    assert tracked.predict(world.step()[0]).std() > 0.1
+
+
+def test_a_feature_that_begins_to_vary_takes_part():
+    tracked, world = make(), World(0.0)
+    window = SlidingWindow(160, FEATURES)
+    for step in range(60):
+        x_RF, reward_R = world.step()
+        if step < 20:
+            x_RF[:, 3] = 2.0
+        learn(tracked, window, x_RF, reward_R, step)
+        if step == 15:
+            assert tracked.scale_[3] == 0
+    assert tracked.scale_[3] > 0 and tracked.basis_[3].abs().max() > 1e-3

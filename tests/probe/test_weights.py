@@ -186,6 +186,7 @@ def test_a_followed_window_is_the_weighted_fit():
     for exact_features in (4, 100):
         settings = ProbeSettings(exact_features=exact_features, rank=12)
         window, follower = SlidingWindow(80, 13), make_estimator(settings, LAYOUT)
+        follower.refresh_share = 0.5  # half of the window goes in a step: at its pace the form is the window's own
         for step in range(6):
             x_NF, y_N, group_N, weight_N = rows(40, seed=step)
             change = window.push(x_NF, y_N, y_N, y_N, group_N, step, target_weight_R=weight_N)
