@@ -4,17 +4,19 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: bash launch/quickstart.sh [--out DIR] [--fresh] [hydra overrides...]
+usage: bash launch/quickstart.sh [--task NAME] [--out DIR] [--fresh] [hydra overrides...]
 
 Sets up .venv, makes the small default model and its data, trains with POISE and draws the figure.
-  --out DIR   where everything goes (default: outputs/quickstart)
+  --task NAME quickstart (default), or uneven: prompts of very unequal difficulty, longer responses
+  --out DIR   where everything goes (default: outputs/NAME)
   --fresh     train again although DIR holds a finished run with the same settings
 Overrides go to recipe.poise.main_poise, for instance: trainer.total_training_steps=20 algorithm.adv_estimator=rloo
 POISE_PREPARE_ARGS passes options to recipe.poise.quickstart.prepare. The knobs of the set-up are in launch/env.sh.
 USAGE
 }
 
-OUT=outputs/quickstart
+TASK=quickstart
+OUT=
 FRESH=0
 OVERRIDES=()
 while (($#)); do
@@ -22,12 +24,20 @@ while (($#)); do
     -h | --help) usage && exit ;;
     --out) OUT=${2:?--out needs a directory} && shift ;;
     --out=*) OUT=${1#--out=} ;;
+    --task) TASK=${2:?--task needs a name} && shift ;;
+    --task=*) TASK=${1#--task=} ;;
     --fresh) FRESH=1 ;;
     -*) usage >&2 && echo "unknown option: $1" >&2 && exit 2 ;;
     *) OVERRIDES+=("$1") ;;
   esac
   shift
 done
+
+case "$TASK" in
+  quickstart | uneven) ;;
+  *) usage >&2 && echo "unknown task: $TASK" >&2 && exit 2 ;;
+esac
+OUT=${OUT:-outputs/$TASK}
 
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -68,7 +78,7 @@ fi
 export HF_HUB_OFFLINE=1 # the model is local
 poise_say "model and data: $OUT/assets"
 # shellcheck disable=SC2086  # several options in one variable
-poise_run python -m recipe.poise.quickstart.prepare --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
+poise_run python -m recipe.poise.quickstart.prepare --task "$TASK" --out "$OUT/assets" ${POISE_PREPARE_ARGS:-}
 phase_ends "model and data"
 
 DATA=(
@@ -99,7 +109,7 @@ export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
 python -m recipe.poise.quickstart.summary --follow --metrics "$OUT/metrics.jsonl" --out "$OUT" & # ends with this script
 FOLLOWER=$!
 STATUS=0
-poise_run python -m recipe.poise.main_poise --config-name poise_quickstart \
+poise_run python -m recipe.poise.main_poise --config-name "poise_$TASK" \
   "${DATA[@]}" "${REWARD[@]}" "${MODEL[@]}" "${TRAINER[@]}" "${DEVICE[@]}" "${OVERRIDES[@]}" >"$OUT/train.log" 2>&1 || STATUS=$?
 sleep 1.5 # its last lines
 kill "$FOLLOWER" 2>/dev/null && wait "$FOLLOWER" 2>/dev/null || true

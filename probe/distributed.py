@@ -32,6 +32,23 @@ class DistributedBank:
         # rank 0: the step's rows and, of a cross-fit, what was said of them; kept from predict to update
         self._rows: tuple[Tensor, Tensor, Prediction | None] | None = None
 
+    def _counts(self, rows: int, device) -> list[int]:
+        """How many rows each rank has."""
+        if self.ranks == 1:
+            return [rows]
+        counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.ranks)]
+        dist.all_gather(counts, torch.tensor([rows], device=device), group=self.group)
+        return [int(count) for count in counts]
+
+    def collect(self, rows_RC: Tensor) -> Tensor | None:
+        """Any numbers of all ranks, a row each, on rank 0, in rank order; None elsewhere."""
+        return self._gather(rows_RC, self._counts(len(rows_RC), rows_RC.device))
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None] | None:
+        """Rank 0, between `predict` and `update`: features, rewards, groups, domains and weights of all ranks' rows."""
+        return None if self.bank is None or self._rows is None else _columns(self.bank, *self._rows[:2])
+
     def _gather(self, rows_RC: Tensor, counts: list[int]) -> Tensor | None:
         """Rows of all ranks on rank 0, in rank order; None elsewhere."""
         if self.ranks == 1:
@@ -60,11 +77,7 @@ class DistributedBank:
                 device that the process group communicates from. Weights come from all ranks or from none.
         """
         device = x_RF.device
-        counts = [len(id_R)]
-        if self.ranks > 1:
-            count_tensors = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.ranks)]
-            dist.all_gather(count_tensors, torch.tensor([len(id_R)], device=device), group=self.group)
-            counts = [int(count) for count in count_tensors]
+        counts = self._counts(len(id_R), device)
         if domain_R is None:
             domain_R = torch.full_like(id_R, -1)
         columns = [id_R, group_R, domain_R, reward_R, *([] if weight_R is None else [weight_R])]

@@ -10,9 +10,10 @@ from probe import ProbeSettings
 from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
 from probe.settings import Count, Fit, Text, Weights
 from recipe.poise.capture.dump import Block, DumpSettings, Tokens
-from recipe.poise.capture.energy import AGGREGATIONS
+from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
+from recipe.poise.choose.settings import Rollouts, SelectSettings
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,16 @@ class PoiseConfig:
         weights: what a row counts in the probe's fit, the penalty, the guard, the constant and RLOO. uniform: all
             alike; energy: the squared norm of its score, from the log-prob pass, see recipe/poise/capture/energy.py;
             length: its number of tokens.
+        coherence: how far the scores of a response's tokens pull the same way, 0 to 1: what the energy takes of the
+            square of their sum.
         weight_cap: a row weighs at most this quantile of what earlier steps' rows weighed (0.99: the heaviest hundredth
             is cut); null: no limit.
         fit: lagged: the probe that gives a step's baselines was fitted on earlier steps; fresh: also on the step's
             other prompts, in closed form for the linear kinds, in folds for the others; see probe/cross_fit.py.
         probe: settings of the value probe, see probe/settings.
+        select: which prompts are asked, see recipe/poise/choose/settings.py.
+        rollouts: fixed: as many for each prompt (actor_rollout_ref.rollout.n). adaptive: as many on average, more where
+            the prompt probe holds the outcome open, one where it is clear; in trainer_mode sync.
         seed: of the probe's random projections.
         dump_features: feature dumps for `python -m probe.study`, see recipe/poise/capture/dump.py.
         seeded_rollouts: give each rollout a sampling seed of its own, so that a run repeats and a resumed run goes on
@@ -75,9 +81,12 @@ class PoiseConfig:
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
     weights: Weights = "energy"
+    coherence: Annotated[float, Range(0, 1)] = COHERENCE
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
     fit: Fit = "fresh"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
+    select: SelectSettings = field(default_factory=SelectSettings)
+    rollouts: Rollouts = "fixed"
     seed: Annotated[int, Range(0)] = 0
     dump_features: DumpSettings = field(default_factory=DumpSettings)
     seeded_rollouts: bool = False
@@ -88,6 +97,17 @@ class PoiseConfig:
         check_signals(self.signals)
         if not (self.states or self.signals):
             raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
+        try:
+            self.select.check(self.weights)
+        except SettingError as error:
+            raise error.under("select") from None
+        if self.choosing and "prompt" not in self.states:
+            raise SettingError("states", self.states, "prompt among them: select and rollouts are made of its state")
+
+    @property
+    def choosing(self) -> bool:
+        """Whether candidates are judged by a pass over prompts."""
+        return self.select.on or self.rollouts == "adaptive"
 
     @property
     def prompt_only(self) -> bool:
@@ -116,6 +136,13 @@ def check_types(config: DictConfig) -> PoiseConfig:
     kinds = VERL_SETTINGS | ({"actor_rollout_ref.rollout.seed": int} if poise.seeded_rollouts else {})
     for path, kind in kinds.items():
         checked(OmegaConf.select(config, path), kind, path)
+    estimator = config.algorithm.adv_estimator
+    if poise.choosing and estimator != "poise":
+        raise ValueError(
+            f"poise.select.candidates={poise.select.candidates} poise.rollouts={poise.rollouts} with "
+            f"algorithm.adv_estimator={estimator}: prompts are judged by POISE's probe, which this run lacks. Set "
+            "algorithm.adv_estimator=poise, or poise.select.candidates=1 poise.rollouts=fixed"
+        )
     return poise
 
 
@@ -174,6 +201,11 @@ def check_config(config: DictConfig) -> PoiseConfig:
         "actor_rollout_ref.actor.calculate_sum_pi_squared=True needs the logits, which fused kernels do not keep: set "
         "actor_rollout_ref.model.use_fused_kernels=False, or leave the energy to the chosen tokens' log-probs",
     )
+    refuse_if(
+        poise.rollouts == "adaptive" and (mode != "sync" or rollout.n < 2),
+        f"poise.rollouts=adaptive, trainer.v1.trainer_mode={mode}, actor_rollout_ref.rollout.n={rollout.n}: only in "
+        "mode sync does a step hold a whole budget, and n=1 leaves nothing to give. Set sync and n>=2, or fixed",
+    )
     poise.dump_features.check_folder()
     return poise
 
@@ -198,6 +230,7 @@ def capture_settings(
         eos_token_ids=(tokenizer.eos_token_id,),
         max_response_length=max_response_length,
         loss_agg_mode=loss_agg_mode,
+        coherence=poise.coherence,
         dump=poise.dump_features,
     )
 

@@ -64,7 +64,7 @@ def composed(name: str, overrides: list[str]):
         config = compose(name, overrides=overrides)
     if config.algorithm.adv_estimator == "poise":
         check_config(config)
-    if name != "poise_quickstart":
+    if name not in ("poise_quickstart", "poise_uneven"):
         validate_config(config, need_reference_policy(config), need_critic(config))
     return config
 
@@ -82,7 +82,8 @@ def quickstart(words: list[str], line: str, folder: Path) -> None:
     usage = (ROOT / "launch/quickstart.sh").read_text()
     for option in (word for word in words if word.startswith("--")):
         assert option.split("=")[0] in usage
-    composed("poise_quickstart", [word for word in words if "=" in word and not word.startswith("-")])
+    task = words[words.index("--task") + 1] if "--task" in words else "quickstart"
+    composed(f"poise_{task}", [word for word in words if "=" in word and not word.startswith("-")])
 
 
 def launched(words: list[str], line: str, folder: Path) -> None:
@@ -170,6 +171,7 @@ HANDLERS = {
     r"python -m recipe\.poise\.evaluate ": parsed("recipe.poise.evaluate.__main__"),
     r"python -m recipe\.poise\.studies\.gradient_variance": parsed("recipe.poise.studies.gradient_variance"),
     r"python -m recipe\.poise\.studies\.value_study": parsed("recipe.poise.studies.value_study"),
+    r"python -m recipe\.poise\.studies\.spread": parsed("recipe.poise.studies.spread"),
     r"python -m recipe\.poise\.quickstart\.prepare": parsed("recipe.poise.quickstart.prepare"),
     r"python -m probe\.study": parsed("probe.study.__main__"),
     r"python -m reward\.check": parsed("reward.check"),

@@ -16,14 +16,15 @@ ROOMS: dict[str, set[str]] = {
     "reward": set(),  # stands alone, verl calls it by path
     # the data's way through a step
     f"{PLUGIN}.capture": {"probe"},
-    f"{PLUGIN}.config": {"probe", f"{PLUGIN}.capture"},
+    f"{PLUGIN}.choose": {"probe", f"{PLUGIN}.capture"},
+    f"{PLUGIN}.config": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.choose"},
     f"{PLUGIN}.rollout": set(),
     f"{PLUGIN}.cpu": {f"{PLUGIN}.capture", f"{PLUGIN}.rollout"},
     f"{PLUGIN}.plugin": {f"{PLUGIN}.cpu"},
     f"{PLUGIN}.baseline": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.config", f"{PLUGIN}.plugin"},
     f"{PLUGIN}.trainer": {
         *("probe", "reward"),
-        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "config", "cpu", "plugin")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "choose", "config", "cpu", "plugin")),
     },
     f"{PLUGIN}.moved": set(),
     f"{PLUGIN}.attention": set(),
@@ -41,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.compare": {"launch"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
-        *(f"{PLUGIN}.{room}" for room in ("capture", "compare", "cpu", "evaluate")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "cpu", "evaluate")),
     },
 }
 

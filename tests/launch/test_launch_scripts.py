@@ -1,6 +1,7 @@
 """The scripts under launch/: syntax, what counts as installed, and that a run leaves no process behind."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from recipe.poise.quickstart.registry import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci/run"])
@@ -128,7 +131,17 @@ def test_quickstart_help_and_unknown_option(tmp_path):
         ["bash", ROOT / "launch/quickstart.sh", "--nope"], cwd=tmp_path, capture_output=True, text=True
     )
     assert run.returncode == 2 and "unknown option: --nope" in run.stderr
+    run = subprocess.run(
+        ["bash", ROOT / "launch/quickstart.sh", "--task", "nope"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 2 and "unknown task: nope" in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_quickstart_knows_the_embedded_tasks_and_each_has_a_config():
+    case = re.search(r"^  ([a-z| ]+)\) ;;$", (ROOT / "launch/quickstart.sh").read_text(), re.MULTILINE)
+    assert case and case[1].split(" | ") == list(TASKS)
+    assert all((ROOT / f"recipe/poise/config/poise_{name}.yaml").is_file() for name in TASKS)
 
 
 # Starts a child, and a grandchild in a process group of its own (as Ray's workers are), and says their ids.

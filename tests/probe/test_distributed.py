@@ -44,8 +44,16 @@ def worker(rank, ranks, init_file, out):
         for bank, weights in ((plain, {}), (weighted, given), (fresh, given)):
             said = bank.predict(*(column[spread] for column in rows), **weights)
             values.append((spread, said.table_R6))
+            kept = bank.rows
+            assert (kept is None) == (rank > 0)
+            if kept is not None:  # all ranks' rows in the order of their ids, without padding
+                assert torch.equal(kept[0], rows[1][:40]) and torch.equal(kept[1], rows[2][:40])
             metrics = bank.update(step)
             assert bool(metrics) == (rank == 0)
+        assert plain.rows is None
+        table_RC = plain.collect(torch.full((rank + 1, 2), float(rank)))
+        expected = torch.arange(ranks).repeat_interleave(torch.arange(1, ranks + 1)).float().unsqueeze(1).expand(-1, 2)
+        assert (table_RC is None) if rank else torch.equal(table_RC, expected)
     torch.save(values, out)
     dist.destroy_process_group()
 

@@ -13,6 +13,7 @@ from probe.study.compare import Choice
 from probe.study.report import config_block
 from recipe.poise.capture.dump import DumpSettings
 from recipe.poise.capture.signals import REWARD, SIGNALS
+from recipe.poise.choose.settings import SelectSettings
 from recipe.poise.config import (
     PoiseConfig,
     capture_settings,
@@ -34,6 +35,7 @@ def test_yaml_and_dataclass_agree():
     config = composed()
     assert set(config.poise) == {f.name for f in fields(PoiseConfig)}
     assert set(config.poise.probe) == {f.name for f in fields(ProbeSettings)}
+    assert set(config.poise.select) == {f.name for f in fields(SelectSettings)}
     read = read_poise_config(config)
     assert read.probe.penalties == pytest.approx(ProbeSettings().penalties)
     assert replace(read, probe=replace(read.probe, penalties=ProbeSettings().penalties)) == PoiseConfig()
@@ -55,7 +57,7 @@ def test_domains_and_their_windows():
     assert [probe.rows_of(name) for name in probe.domain_names] == [4096, 3072, 4096]
 
 
-@pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart"])
+@pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart", "poise_uneven"])
 def test_run_configs_pass(name):
     assert check_config(composed(name=name)).num_tokens == 10
 
@@ -76,6 +78,14 @@ def test_run_configs_pass(name):
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),
         (["trainer.device=cpu", "actor_rollout_ref.actor.strategy=fsdp"], "on a CPU only fsdp2"),
         (["trainer.use_v1=False"], "V1 trainer"),
+        (["poise.select.candidates=0"], "poise.select.candidates=0: want a whole number of at least 1"),
+        (["poise.select.rule=best"], "poise.select.rule='best': want one of pass_rate, energy, random"),
+        (
+            ["poise.select.rule=energy", "poise.weights=uniform"],
+            "poise.select.rule='energy': want pass_rate with poise.weights=uniform",
+        ),
+        (["poise.select.candidates=2", "poise.states=[response]"], "poise.states=.'response'.: want prompt among them"),
+        (["poise.rollouts=adaptive", "trainer.v1.trainer_mode=colocate_async"], "only in mode sync"),
         (["actor_rollout_ref.actor.loss_agg_mode=median"], "loss_agg_mode=median: .* known for token-mean"),
         (
             ["actor_rollout_ref.actor.calculate_sum_pi_squared=True", "actor_rollout_ref.model.use_fused_kernels=True"],
@@ -97,9 +107,19 @@ WRONG_VALUES = {
     "poise.end_think": ("['',' ',null,5,[a]]", "text, not empty"),
     "poise.seed": ("[abc,null,1.5,-1,true,100000000000000000000]", "a whole number of at least 0"),
     "poise.weights": ("[null,entropy,[energy]]", "one of uniform, length, energy"),
+    "poise.coherence": ("[-0.1,1.5,nan,true,null]", "a finite number of at least 0 and at most 1"),
     "poise.weight_cap": ("[0,1.5,nan,true,abc]", "a finite number above 0 and at most 1 or null"),
     "poise.fit": ("[null,late,true]", "one of lagged, fresh"),
     "poise.probe.min_updates": ("[0.5,-1,null]", "a whole number of at least 0"),
+    "poise.select": ("[null,5,[],pass_rate]", "a mapping with the keys candidates, "),
+    "poise.select.candidates": ("[0,4.0,nan,null,true,1001]", "a whole number of at least 1"),
+    "poise.select.rule": ("[null,best,[energy]]", "one of pass_rate, energy, random"),
+    "poise.select.power": ("[-1,nan,null,abc]", "a finite number of at least 0"),
+    "poise.select.random_share": ("[-0.1,1.1,nan,null]", "a finite number of at least 0 and at most 1"),
+    "poise.select.max_age": ("[0,2.5,nan,true]", "a whole number of at least 1 or null"),
+    "poise.select.repeat": ("[maybe,2,null]", "true or false"),
+    "poise.select.seed": ("[-1,1.5,null]", "a whole number of at least 0"),
+    "poise.rollouts": ("[null,more,2]", "one of fixed, adaptive"),
     "poise.seeded_rollouts": ("[maybe,2,null,'true']", "true or false"),
     "poise.probe": ("[null,5,[],ridge]", "a mapping with the keys borrow_rows, "),
     "poise.probe.kind": ("[null,forest,[ridge]]", "one of subspace_ridge, "),
@@ -229,3 +249,10 @@ def test_the_entry_refuses_before_ray_starts(overrides, message):
     )
     assert result.returncode != 0
     assert message in result.stderr and "Started a local Ray" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("setting", ["poise.select.candidates=4", "poise.rollouts=adaptive"])
+def test_prompts_are_not_chosen_under_another_estimator(setting):
+    with pytest.raises(ValueError, match="algorithm.adv_estimator=grpo: prompts are judged by POISE's probe"):
+        check_types(composed("algorithm.adv_estimator=grpo", setting))
+    assert not check_types(composed("algorithm.adv_estimator=grpo")).choosing

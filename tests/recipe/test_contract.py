@@ -168,3 +168,59 @@ def test_loggers_import_the_packages_that_we_look_for(name):
     assert name in tracking.Tracking.supported_backend
     imported = "torch.utils.tensorboard" if name == "tensorboard" else trackers.PACKAGES[name]
     assert re.search(rf"(import|from) {re.escape(imported)}\b", source(tracking))
+
+
+def test_prompts_come_from_an_iterator_that_can_be_ours():
+    fetch = source(PPOTrainer._fetch_one_gen_batch)
+    assert "self.train_dataloader_it = iter(self.train_dataloader)" in fetch
+    assert "batch_dict = next(self.train_dataloader_it)" in fetch and 'batch_dict["uid"]' in fetch
+    assert "self._fetch_one_gen_batch()" in source(PPOTrainer._next_train_batch)
+    # nothing else is asked of the loader
+    text = inspect.getsource(trainer_base)
+    assert len(re.findall(r"self\.train_dataloader\b", text)) == 5
+    assert "self.train_dataloader.state_dict()" in text and "self.train_dataloader.load_state_dict(" in text
+    assert source(PPOTrainer._setup).index("_init_dataloader") < source(PPOTrainer._setup).index("_load_checkpoint")
+
+
+@pytest.mark.parametrize("trainer", [PPOTrainerSync, PPOTrainerColocateAsync])
+def test_between_update_and_weight_sync_the_device_is_the_actors(trainer):
+    fit = source(PPOTrainer.fit)
+    order = ["self.step(", "self._save_checkpoint()", "self.on_step_end()", "self.on_validate_begin()"]
+    places = [fit.index(call, fit.index("on_train_begin")) for call in order]
+    assert places == sorted(places)
+    for hook in (trainer.on_init_end, trainer.on_step_end):  # replicas sleep until here
+        assert "self.checkpoint_manager.update_weights(" in source(hook)
+    assert "self.checkpoint_manager.sleep_replicas()" in source(trainer.on_sample_end)
+    setup = source(PPOTrainer._setup)
+    assert setup.index("sleep_replicas()") < setup.index("self._load_checkpoint()")
+    assert "prepare_metrics = self.prepare_step()" in source(PPOTrainer.step)
+
+
+def test_the_agent_loop_asks_a_prompt_how_many_rollouts_it_gets():
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    from recipe.poise.trainer.choice import ROLLOUTS_FIELD
+
+    text = source(AgentLoopWorkerTQ.__ray_metadata__.modified_class._run_prompt)
+    assert f'prompt.pop("{ROLLOUTS_FIELD}", config.n' in text
+
+
+def test_the_rollout_tokenises_with_a_builder_and_cuts_on_the_left():
+    from verl.experimental.agent_loop.agent_loop import AgentLoopBase
+
+    text = source(AgentLoopBase.ct_build_initial_tokens)
+    assert "self.continuous_token_builder.build_initial_tokens(" in text
+    assert "return self._cap_text_prompt_length(prompt_ids)" in text
+    assert "return prompt_ids[-prompt_length:]" in source(AgentLoopBase._cap_text_prompt_length)
+
+
+def test_a_batch_can_go_to_the_actor_without_transfer_queue():
+    from tensordict import TensorDict
+    from verl.protocol import BatchData
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    assert TensorDict in BatchData._CHUNKABLE_TYPES
+    assert "self.actor.infer_batch(data)" in source(ActorRolloutRefWorker.compute_log_prob)
+    assert 'data["loss_mask"].sum()' in source(FSDPEngine.forward_backward_batch)
+    assert "self._autocast_dtype = param_dtype" in inspect.getsource(FSDPEngine)

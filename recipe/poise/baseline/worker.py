@@ -6,6 +6,7 @@ verl calls ``infer_batch`` (predict) and ``train_mini_batch`` (fit); `probe.Dist
 Shapes: B rows on this rank, F features.
 """
 
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.profiler import DistProfiler, DistProfilerExtension
 
 from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank
+from probe.prompts import PromptProbe
 from probe.study.dump import write_dump
 from recipe.poise.capture.dump import dump_layout
 from recipe.poise.capture.engine import ROW_FIELD, flat
@@ -28,7 +30,10 @@ from recipe.poise.capture.stream import STREAM, CaptureSettings
 from recipe.poise.config import PoiseConfig
 from recipe.poise.plugin import check_registered
 
+logger = logging.getLogger(__name__)
+
 MESH = "poise"
+PROMPTS = "prompts"  # of the checkpoint's folder: the prompt probe, where prompts are chosen
 # (B, 7) float32: value; weights of probe, RLOO and constant; constant; what the row counts for its siblings; its energy
 PREDICTION_FIELD = "poise_prediction"
 INFER_FIELDS = [ROW_FIELD, "input_ids", "rm_scores"]
@@ -47,24 +52,27 @@ def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
 def crossing(poise: PoiseConfig) -> Crossing:
     """What rows weigh and how values are fitted; of the features, the prompt's state depends on no rollout."""
     blocks = tuple(name for name in ("prompt",) if name in poise.states)
-    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks)
+    coherence = poise.coherence if poise.weights == "energy" else None
+    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks, coherence)
 
 
 class ProbeWorker(Worker, DistProfilerExtension):
     """Answers to the methods that verl's trainer calls on a critic.
 
-    `poise` and `capture` are set on a subclass by `configured`: verl builds the worker from its own critic config,
-    which has no room for ours.
+    `poise`, `capture` and `rollouts` (of a prompt) are set on a subclass by `configured`: verl builds the worker from
+    its own critic config, which has no room for ours.
     """
 
     poise: PoiseConfig
     capture: CaptureSettings
+    rollouts: int = 1
 
     def __init__(self, config):
         Worker.__init__(self)
         DistProfilerExtension.__init__(self, DistProfiler(rank=self.rank, config=None, tool_config=None))
         check_registered()
         self._bank: DistributedBank | None = None
+        self._prompts: PromptProbe | None = None  # rank 0, where prompts are chosen
         self._saved: list[str] = []
         self._mesh_known = False
         self._predict_seconds = 0.0
@@ -110,6 +118,16 @@ class ProbeWorker(Worker, DistProfilerExtension):
                     self_target=self.poise.prompt_only,
                     crossing=crossing(self.poise),
                 )
+                if self.poise.choosing:
+                    self._prompts = PromptProbe(
+                        self.poise.probe,
+                        self._require_engine(),
+                        self.rollouts,
+                        self.poise.weights,
+                        self.poise.weight_cap,
+                        STREAM.device,
+                        self.poise.seed,
+                    )
             self._bank = DistributedBank(bank)
         return self._bank
 
@@ -167,8 +185,10 @@ class ProbeWorker(Worker, DistProfilerExtension):
         """Put the step's rows in the window and fit; the metrics are rank 0's."""
         start, metrics = time.perf_counter(), {"mfu": 0.0}
         step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
+        prompts = self._learn_prompts(step)
         learned = self._require_bank().update(step)
         if learned:  # rank 0
+            metrics |= prompts
             metrics |= learned | {
                 "time_capture_s": STREAM.seconds,
                 "time_predict_s": self._predict_seconds,
@@ -179,6 +199,38 @@ class ProbeWorker(Worker, DistProfilerExtension):
             tensor_dict={}, non_tensor_dict={"metrics": {name: [value] for name, value in metrics.items()}}
         )
 
+    def _learn_prompts(self, step: int) -> dict[str, float]:
+        """The prompt probe takes in the rows that the bank is about to; metrics of it."""
+        rows = self._require_bank().rows
+        if self._prompts is None or rows is None:  # not rank 0, or prompts are not chosen
+            return {}
+        start = time.perf_counter()
+        x_NF, reward_N, group_N, domain_N, weight_N = rows
+        state_ND = x_NF[:, feature_layout(self.poise, self._require_engine()).slices["prompt"]]
+        learned = self._prompts.learn(state_ND, reward_N, group_N, domain_N, step, weight_N)
+        return {f"prompt_{name}": value for name, value in learned.items()} | {
+            "time_prompt_fit_s": time.perf_counter() - start
+        }
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def judge_prompts(self, domain_C: Tensor) -> Tensor | None:
+        """What the candidates of the last prompt pass promise, (C, 5) as in `PromptProbe.judge`; None but on rank 0.
+
+        Args:
+            domain_C: int64; the probe of each candidate.
+        """
+        bank = self._require_bank()
+        id_R, state_RD = STREAM.take_prompts()
+        mine_R = (id_R >= 0) if STREAM.collects else torch.zeros_like(id_R, dtype=torch.bool)
+        # float32 holds ids up to 16 million
+        gathered_NC = bank.collect(torch.cat([id_R[mine_R].float().unsqueeze(1), state_RD[mine_R]], dim=1))
+        if self._prompts is None or gathered_NC is None:
+            return None
+        order_C = gathered_NC[:, 0].argsort()
+        if not torch.equal(gathered_NC[order_C, 0].long().cpu(), torch.arange(len(domain_C))):
+            raise RuntimeError(f"the prompt pass saw {len(gathered_NC)} of {len(domain_C)} prompts, or one twice")
+        return self._prompts.judge(gathered_NC[order_C, 1:], domain_C.to(gathered_NC.device)).cpu()
+
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
         """Rank 0 writes weights, window and counters to `local_path`, atomically; older ones are rotated out."""
@@ -186,6 +238,8 @@ class ProbeWorker(Worker, DistProfilerExtension):
         if bank is None:  # not rank 0
             return
         bank.save(local_path)
+        if self._prompts is not None:
+            self._prompts.save(Path(local_path) / PROMPTS)
         if hdfs_path is not None:
             from verl.utils import hdfs_io
 
@@ -210,6 +264,11 @@ class ProbeWorker(Worker, DistProfilerExtension):
                 "trainer.resume_mode=disable."
             )
         bank.load(local_path)
+        if self._prompts is not None:
+            if (Path(local_path) / PROMPTS).is_dir():
+                self._prompts.load(Path(local_path) / PROMPTS)
+            else:
+                logger.warning("%s is of a run that did not choose prompts: the prompt probe starts anew", local_path)
         self._saved.append(local_path)
 
 
@@ -223,8 +282,10 @@ def _row_sums(rewards: Tensor) -> Tensor:
     return torch.zeros(len(lengths), device=values.device).index_add_(0, row.to(values.device), values)
 
 
-def configured(poise: PoiseConfig, capture: CaptureSettings) -> type[ProbeWorker]:
+def configured(poise: PoiseConfig, capture: CaptureSettings, rollouts: int = 1) -> type[ProbeWorker]:
     """A subclass that carries the settings; it is pickled by value, since its module cannot be imported."""
     return type(
-        "ConfiguredProbeWorker", (ProbeWorker,), {"poise": poise, "capture": capture, "__module__": "poise_run"}
+        "ConfiguredProbeWorker",
+        (ProbeWorker,),
+        {"poise": poise, "capture": capture, "rollouts": rollouts, "__module__": "poise_run"},
     )

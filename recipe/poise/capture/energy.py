@@ -2,7 +2,12 @@
 
 A rollout's score is the sum over its tokens of grad log pi. For a token the squared norm of d log pi / d logits is
 1 - 2 pi_t + sum_v pi_v^2, with pi_t the probability of the chosen token; (1 - pi_t)^2 is its part that the log-prob
-alone tells. The sum over the response stands for the squared norm of the score.
+alone tells. With d_t that norm, a response's energy is
+
+    (1 - c) sum_t d_t^2 + c (sum_t d_t)^2
+
+The squared norm of a sum is the first term only where the tokens' scores are orthogonal. They are not: tokens of a
+failed rollout pull the same way. c, the coherence, is the part of their directions that they share.
 
 Shapes: R rows, T tokens of the packed sequence, Y response tokens of all rows.
 """
@@ -14,6 +19,7 @@ from recipe.poise.capture.hook import TokenSpans
 
 SUM, MEAN = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm"), "seq-mean-token-mean"
 AGGREGATIONS = (*SUM, MEAN)  # verl's actor.loss_agg_mode
+COHERENCE = 0.3  # measured against true norms, see docs/comparison.md
 
 
 def score_weights(
@@ -22,16 +28,18 @@ def score_weights(
     spans: TokenSpans,
     loss_agg_mode: str,
     sum_pi_squared_T: Tensor | None = None,
+    coherence: float = COHERENCE,
 ) -> Tensor:
     """Energy and length of each response as the loss weighs them, (R, 2) float32.
 
     Where the loss is a mean over a row's tokens, a row's score is divided by its length, and so its energy by length
-    squared; the length, which stands for a number of tokens of equal energy, becomes 1 / length.
+    squared; the length, which stands for a number of tokens of equal, orthogonal energy, becomes 1 / length.
 
     Args:
         log_prob_T: of the chosen tokens; that of token p stands at p - 1, as its logits do.
         response_mask_Y: tokens that the loss counts; rows one after the other.
         sum_pi_squared_T: sum over the vocabulary of squared probabilities, where the pass has computed it.
+        coherence: c, 0 to 1.
     """
     length_R = spans.response_end - spans.prompt_end
     rows, tokens = len(length_R), len(response_mask_Y)
@@ -44,8 +52,11 @@ def score_weights(
         energy_Y = energy_Y + (sum_pi_squared_T[place_Y].double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
     counted_Y = response_mask_Y.to(row_Y.device) > 0
     # masked tokens are set to 0, not multiplied by it: their numbers need not be finite
-    columns_Y2 = torch.stack([torch.where(counted_Y, energy_Y, 0.0), counted_Y.double()], dim=1)
-    sums_R2 = columns_Y2.new_zeros(rows, 2).index_add_(0, row_Y, columns_Y2)
+    energy_Y = torch.where(counted_Y, energy_Y, 0.0)
+    columns_Y3 = torch.stack([energy_Y, counted_Y.double(), energy_Y.sqrt()], dim=1)
+    sums_R3 = columns_Y3.new_zeros(rows, 3).index_add_(0, row_Y, columns_Y3)
+    sums_R2, root_R = sums_R3[:, :2].clone(), sums_R3[:, 2]
+    sums_R2[:, 0] = (1.0 - coherence) * sums_R2[:, 0] + coherence * root_R.square()
     if loss_agg_mode == MEAN:
         sums_R2 = sums_R2 / sums_R2[:, 1:].clamp(min=1.0).square()
     return sums_R2.float()

@@ -6,26 +6,29 @@ registration with a vendor wins over verl's own for "cuda", so nothing of verl i
 Shapes: R rows of a micro-batch, T its tokens (packed), L padded length, D hidden size, F features.
 """
 
+import inspect
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 import verl.utils.model
 from transformers import AutoModelForTokenClassification
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id
+from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
 from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
 from recipe.poise.capture.dump import DUMP_FLAG, DumpCapture, prompt_hash
 from recipe.poise.capture.energy import score_weights
-from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, resolve_block, token_spans
+from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, prompt_spans, resolve_block, token_spans
 from recipe.poise.capture.signals import SIGNALS, compute_signals
 from recipe.poise.capture.stream import STREAM
 
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
+PROMPT_FLAG = "poise_prompts"  # set in the batch of a prompt pass: rows are prompts without responses
+PROMPT_FIELD = "poise_prompt"  # (C, 1) int64: which candidate; negative: padding
 ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the verifier failed
 
 # the actor's worker is what imports this module, and what builds the sending end of the weight sync afterwards
@@ -74,6 +77,8 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
     def forward_step(self, micro_batch, loss_function, forward_only):
         flagged = tu.get_non_tensor_data(data=micro_batch, key=CAPTURE_FLAG, default=False)
         settings = STREAM.settings
+        if self._capture is not None and tu.get_non_tensor_data(data=micro_batch, key=PROMPT_FLAG, default=False):
+            return self._prompt_step(micro_batch, self._capture)
         if self._capture is None or settings is None or not (forward_only and flagged):
             return super().forward_step(micro_batch, loss_function, forward_only)
 
@@ -112,6 +117,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
             spans,
             settings.loss_agg_mode,
             None if sum_pi_squared is None else sum_pi_squared.values(),
+            settings.coherence,
         )
         signals = partial(
             compute_signals,
@@ -131,6 +137,34 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         seconds = (prepared - start) + (time.perf_counter() - passed) + (self._capture.seconds - hook_seconds)
         STREAM.append(flat(micro_batch[ROW_FIELD])[:, 0], feature_RF, weight_R2, seconds)
         return loss, output
+
+    def _prompt_step(self, micro_batch, capture: HiddenStateCapture):
+        """States of prompts, into the stream; of the logits only the last token's are made, where the model can."""
+        micro_batch = micro_batch.to(get_device_id())
+        offsets = micro_batch["input_ids"].offsets()
+        packed = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
+        model_inputs, _ = self.prepare_model_inputs(micro_batch=micro_batch)
+        if keeps_logits(self.module):
+            model_inputs["logits_to_keep"] = 1
+        capture.arm(prompt_spans(offsets), None if packed else int(offsets.diff().max()))
+        reduced = self._autocast_dtype != torch.float32
+        context = torch.autocast(get_device_name(), self._autocast_dtype) if reduced else nullcontext()
+        try:
+            with context:
+                self.module(**model_inputs, use_cache=False)
+            prompt_RD, _ = capture.take()
+        finally:
+            capture.disarm()
+        id_R1 = flat(micro_batch[PROMPT_FIELD])
+        STREAM.append_prompts(id_R1[:, 0], prompt_RD)
+        # verl wants a number per row
+        return torch.tensor(0.0), {"model_output": {PROMPT_FIELD: id_R1}, "loss": 0.0, "metrics": {}}
+
+
+def keeps_logits(module: torch.nn.Module) -> bool:
+    """Whether the language model, under whatever wrapping, makes logits of as many tokens as it is told to."""
+    heads = [child for child in module.modules() if getattr(child, "lm_head", None) is not None]
+    return any("logits_to_keep" in inspect.signature(child.forward).parameters for child in heads)
 
 
 class CpuFSDPMixin:

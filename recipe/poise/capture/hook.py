@@ -109,6 +109,12 @@ def token_spans(
     return TokenSpans(start_R, prompt_end_R, end_R, state_end_R, has_think_R)
 
 
+def prompt_spans(offsets: Tensor) -> TokenSpans:
+    """Spans of prompts alone, with empty responses; `offsets` as in `token_spans`."""
+    start_R, end_R = offsets[:-1].long(), offsets[1:].long()
+    return TokenSpans(start_R, end_R, end_R, end_R, torch.zeros_like(end_R, dtype=torch.bool))
+
+
 class HiddenStateCapture:
     """Forward hook on `block` that sums the wanted token positions while armed.
 

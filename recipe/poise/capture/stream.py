@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recipe.poise.capture.dump import DumpSettings
+from recipe.poise.capture.energy import COHERENCE
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class CaptureSettings:
     eos_token_ids: tuple[int, ...]
     max_response_length: int
     loss_agg_mode: str = "token-mean"
+    coherence: float = COHERENCE
     dump: DumpSettings = DumpSettings()
 
 
@@ -51,6 +53,7 @@ class FeatureStream:
     _features: list[Tensor] = field(default_factory=list)
     _weights: list[Tensor] = field(default_factory=list)
     _dumped: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _prompts: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def append(self, id_R: Tensor, feature_RF: Tensor, weight_R2: Tensor, seconds: float) -> None:
         """Rows of a micro-batch: ids, features, energy and length (see `capture.energy`)."""
@@ -58,6 +61,22 @@ class FeatureStream:
         self._features.append(feature_RF)
         self._weights.append(weight_R2)
         self.seconds += seconds
+
+    def append_prompts(self, id_R: Tensor, state_RD: Tensor) -> None:
+        """Prompts of a micro-batch of the prompt pass: ids and states."""
+        self._prompts.append((id_R, state_RD))
+
+    def take_prompts(self) -> tuple[Tensor, Tensor]:
+        """Ids (N,) and states (N, D) of the last prompt pass on this rank, which are then forgotten.
+
+        Raises:
+            RuntimeError: there was no such pass.
+        """
+        if not self._prompts:
+            raise RuntimeError("no prompt pass ran in this process: the actor's engine is not POISE's")
+        ids, states = zip(*self._prompts, strict=True)
+        self._prompts.clear()
+        return torch.cat(ids), torch.cat(states)
 
     def append_dump(self, feature_RF: Tensor, prompt_R: Tensor) -> None:
         """Features for the dump and prompts of the rows that `append` was called with last."""

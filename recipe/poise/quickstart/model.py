@@ -1,5 +1,7 @@
 """The model and its tokenizer: Qwen3's architecture with half a million parameters, one token per word and number."""
 
+from collections.abc import Sequence
+
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -14,6 +16,7 @@ CHAT_TEMPLATE = (
 )
 # A word or a signed number with the space before it is one piece, so a partial result is one lookup.
 PIECES = r" ?-?\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s"
+WORDS = " so about ..."  # that the quickstart's demonstrations use beside numbers
 
 
 def numbers() -> list[int]:
@@ -22,8 +25,12 @@ def numbers() -> list[int]:
     return sorted(set(range(-60, 100)) | products)
 
 
-def make_tokenizer(problems: list[Problem]) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    problems: list[Problem], said: str = WORDS, shown: Sequence[int] | None = None
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE that merges until every number and every word of these problems is one token.
+
+    `said` are the words of responses, `shown` the numbers; by default the quickstart's.
 
     Bytes are the fallback, so any text can be encoded and decoding gives it back exactly.
     """
@@ -42,8 +49,8 @@ def make_tokenizer(problems: list[Problem]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[PAD, START, END],
     )
-    words = [problem.question for problem in problems] + ["user", "assistant", "system", " so about ..."]
-    core.train_from_iterator([*words, *(f" {number}" for number in numbers())], trainer)
+    words = [problem.question for problem in problems] + ["user", "assistant", "system", said]
+    core.train_from_iterator([*words, *(f" {number}" for number in (numbers() if shown is None else shown))], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=END, pad_token=PAD, additional_special_tokens=[START]
     )

@@ -1,4 +1,4 @@
-"""The finished default model as a file of the package, so that the first run need not wait for a warm start.
+"""The finished model of each embedded task as a file of the package, so that no first run waits for a warm start.
 
 `recipe.poise.quickstart.package_model` trains it anew and writes the file with its record: the settings it was made
 with, digests of weights and tokenizer. It is taken only where all of them agree.
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from recipe.poise.quickstart.model import make_model
 
-FOLDER = Path(__file__).parent / "packaged_model"
+FOLDER = Path(__file__).parent / "packaged_model"  # with a folder for each embedded task
 WEIGHTS, RECORD = "model.safetensors", "record.json"
 
 
@@ -31,7 +31,7 @@ def digest_of_tokenizer(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def packaged_model(
-    settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path = FOLDER
+    settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> Qwen3ForCausalLM | None:
     """The model that a warm start with these settings made; None where there is none for them.
 
@@ -41,6 +41,8 @@ def packaged_model(
     Raises:
         DamagedModel: the weights are not those of the record.
     """
+    if not (folder / RECORD).exists():
+        return None
     record = json.loads((folder / RECORD).read_text())
     if record["settings"] != settings or record["tokenizer"] != digest_of_tokenizer(tokenizer):
         return None
@@ -55,7 +57,7 @@ def packaged_model(
 
 
 def write_packaged(
-    model: Qwen3ForCausalLM, settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path = FOLDER
+    model: Qwen3ForCausalLM, settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> dict[str, Any]:
     """Write weights and record; returns the record."""
     folder.mkdir(parents=True, exist_ok=True)

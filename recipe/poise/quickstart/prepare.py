@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from recipe.poise.quickstart import behaviours
 from recipe.poise.quickstart.model import make_model, make_tokenizer
-from recipe.poise.quickstart.packaged import packaged_model
-from recipe.poise.quickstart.tasks import LEVELS, Problem, distinct_problems, verl_row
+from recipe.poise.quickstart.packaged import FOLDER, packaged_model
+from recipe.poise.quickstart.registry import QUICKSTART, TASKS, Task
+from recipe.poise.quickstart.tasks import Problem, verl_row
 from recipe.poise.quickstart.warm_start import WarmStart, accuracy, train
 
 MANIFEST = "manifest.json"
@@ -36,6 +36,7 @@ class Settings:
     train_prompts: int
     val_prompts: int
     seed: int
+    task: str = QUICKSTART.name
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
@@ -43,20 +44,28 @@ class Settings:
 
     def model_record(self) -> dict[str, Any]:
         """As plain data, what the weights depend on."""
-        shares = {behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()}
-        levels = [asdict(level) for level in LEVELS]
+        task = TASKS[self.task]
         own = {"warm_start": asdict(self.warm_start), "seed": self.seed}
-        return {"format": FORMAT, **own, "behaviours": shares, "levels": levels}
+        return {"format": FORMAT, **own, "behaviours": task.recorded_shares, "levels": task.recorded_levels()}
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """`--fast` changes the defaults; what is given explicitly counts."""
-    steps, train_prompts, val_prompts = (60, 128, 16) if arguments.fast else (WarmStart.steps, 2560, 128)
+    task = TASKS[arguments.task]
+    steps, train_prompts, val_prompts = (
+        (60, 128, 16) if arguments.fast else (task.steps, task.train_prompts, task.val_prompts)
+    )
     return Settings(
-        warm_start=WarmStart(steps=arguments.steps or steps, batch=32 if arguments.fast else 64, seed=arguments.seed),
+        warm_start=WarmStart(
+            steps=arguments.steps or steps,
+            batch=32 if arguments.fast else task.batch,
+            careful_share=task.careful_share,
+            seed=arguments.seed,
+        ),
         train_prompts=arguments.train_prompts or train_prompts,
         val_prompts=arguments.val_prompts or val_prompts,
         seed=arguments.seed,
+        task=task.name,
     )
 
 
@@ -66,29 +75,31 @@ def is_made(folder: Path, settings: Settings) -> bool:
     return manifest.exists() and json.loads(manifest.read_text())["settings"] == settings.record()
 
 
-def new_tokenizer() -> PreTrainedTokenizerFast:
+def new_tokenizer(task: Task = QUICKSTART) -> PreTrainedTokenizerFast:
     """Words come from the warm-start part only; the templates and the numbers are the same everywhere."""
-    return make_tokenizer(distinct_problems("warm", 64, 0))
+    return make_tokenizer(task.distinct_problems("warm", 64, 0), task.words, task.numbers)
 
 
 def trained_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """The model after its warm start; a progress bar shows how far it is."""
     model = make_model(tokenizer, settings.seed)
-    train(model, tokenizer, settings.warm_start)
+    train(model, tokenizer, settings.warm_start, TASKS[settings.task])
     return model
 
 
 def build(folder: Path, settings: Settings, training: bool) -> dict[str, float]:
     """Write all assets into a folder; the measured accuracies at the start."""
-    asked = distinct_problems("val", settings.val_prompts, settings.seed)
-    write_rows(distinct_problems("train", settings.train_prompts, settings.seed), "train", folder / "train.parquet")
+    task = TASKS[settings.task]
+    asked = task.distinct_problems("val", settings.val_prompts, settings.seed)
+    trained = task.distinct_problems("train", settings.train_prompts, settings.seed)
+    write_rows(trained, "train", folder / "train.parquet")
     write_rows(asked, "val", folder / "val.parquet")
-    tokenizer = new_tokenizer()
-    model = None if training else packaged_model(settings.model_record(), tokenizer)
+    tokenizer = new_tokenizer(task)
+    model = None if training else packaged_model(settings.model_record(), tokenizer, FOLDER / task.name)
     model = model or trained_model(settings, tokenizer)
     measured = {
-        "start": accuracy(model, tokenizer, asked),
-        "careful": accuracy(model, tokenizer, asked, opening=behaviours.careful_opening),
+        "start": accuracy(model, tokenizer, asked, max_new_tokens=task.max_response),
+        "careful": accuracy(model, tokenizer, asked, task.careful_opening, task.max_response),
     }
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -125,9 +136,9 @@ def prepare(out: Path, settings: Settings, training: bool = False) -> bool:
     return True
 
 
-def default_settings() -> Settings:
-    """Of a call without options."""
-    return settings_of(parser().parse_args(["--out", "."]))
+def default_settings(task: Task = QUICKSTART) -> Settings:
+    """Of a call without other options."""
+    return settings_of(parser().parse_args(["--out", ".", "--task", task.name]))
 
 
 def positive(text: str) -> int:
@@ -140,6 +151,7 @@ def positive(text: str) -> int:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="prepare", description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--out", type=Path, required=True, help="folder of the assets")
+    options.add_argument("--task", choices=TASKS, default=QUICKSTART.name, help="which embedded task")
     options.add_argument("--seed", type=int, default=0, help="of problems, weights and demonstrations")
     options.add_argument("--fast", action="store_true", help="in half a minute, for tests: valid, but hardly trained")
     options.add_argument("--train", action="store_true", help="warm-start the model although the package has it")

@@ -4,11 +4,12 @@ Which of the three parts (warm start, training, validation) a problem belongs to
 alone. So the parts are disjoint whatever the seeds and sizes are.
 """
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import reasoning_gym
 
@@ -25,6 +26,21 @@ class Level:
     family: Literal["chain_sum", "products"]
     terms: int
     weight: float
+
+    def problems(self, seed: int) -> Iterator["Problem"]:
+        """Endless problems. One dataset object serves all: its items follow from seed + index."""
+        sizes = {"min_terms": self.terms, "max_terms": self.terms, "min_digits": 1, "max_digits": 1}
+        for entry in entries(self.family, seed, sizes):
+            yield Problem(self.family, entry["question"], entry["answer"], entry["metadata"]["expression"])
+
+
+class Source(Protocol):
+    """Where problems of one kind come from: a `Level`, or another task's own."""
+
+    @property
+    def weight(self) -> float: ...
+
+    def problems(self, seed: int) -> Iterator["Problem"]: ...
 
 
 LEVELS = (
@@ -69,21 +85,21 @@ def part_of(question: str) -> Part:
     return next(part for part, bound in PART_BOUNDS.items() if percent < bound)
 
 
-def problems(part: Part, seed: int) -> Iterator[Problem]:
+def problems(part: Part, seed: int, levels: Sequence[Source] = LEVELS) -> Iterator[Problem]:
     """Endless problems of one part, families and difficulties mixed by their weights; questions can repeat."""
     rng = random.Random(f"{part} {seed}")
-    sources = [iter(_of_level(level, rng.getrandbits(31))) for level in LEVELS]
-    weights = [level.weight for level in LEVELS]
+    sources = [level.problems(rng.getrandbits(31)) for level in levels]
+    weights = [level.weight for level in levels]
     while True:
         problem = next(rng.choices(sources, weights)[0])
         if part_of(problem.question) == part:
             yield problem
 
 
-def distinct_problems(part: Part, count: int, seed: int) -> list[Problem]:
+def distinct_problems(part: Part, count: int, seed: int, levels: Sequence[Source] = LEVELS) -> list[Problem]:
     """`count` problems of one part with different questions. Six terms alone give 32 million questions to draw from."""
     found: dict[str, Problem] = {}
-    source = problems(part, seed)
+    source = problems(part, seed, levels)
     while len(found) < count:
         problem = next(source)
         found.setdefault(problem.question, problem)
@@ -101,12 +117,7 @@ def verl_row(problem: Problem, index: int, split: str) -> dict[str, Any]:
     }
 
 
-def _of_level(level: Level, seed: int) -> Iterator[Problem]:
-    """Endless problems of one level. One dataset object serves all: its items follow from seed + index."""
-    sizes = {"min_terms": level.terms, "max_terms": level.terms, "min_digits": 1, "max_digits": 1}
-    dataset = reasoning_gym.create_dataset(level.family, seed=seed, size=2**31, **sizes)
-    index = 0
-    while True:
-        entry = dataset[index]
-        yield Problem(level.family, entry["question"], entry["answer"], entry["metadata"]["expression"])
-        index += 1
+def entries(family: str, seed: int, sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Endless entries of one of reasoning-gym's data sets."""
+    dataset = reasoning_gym.create_dataset(family, seed=seed, size=2**31, **sizes)
+    return (dataset[index] for index in itertools.count())

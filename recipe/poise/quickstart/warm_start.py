@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from recipe.poise.progress import progress
 from recipe.poise.quickstart import behaviours
+from recipe.poise.quickstart.registry import QUICKSTART, Task
 from recipe.poise.quickstart.tasks import Problem, problems
 from reward.reasoning_gym_verifier import compute_score
 
@@ -42,14 +43,15 @@ def chat_prompt(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> str:
 
 
 def collate(
-    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[Problem, str]]
+    tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[Problem, str]], limit: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Problems with responses as token ids, attention mask and labels, each int64 ``(B, T)``, padded on the right.
 
-    Labels are ignored on the prompt and on padding.
+    Labels are ignored on the prompt and on padding. Responses are cut at `limit` tokens.
     """
     prompts = tokenizer([chat_prompt(tokenizer, problem) for problem, _ in pairs])["input_ids"]
     responses = tokenizer([response + tokenizer.eos_token for _, response in pairs])["input_ids"]
+    responses = [response[:limit] for response in responses]
     width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
     ids_BT = torch.full((len(pairs), width), tokenizer.pad_token_id)
     mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, IGNORED)
@@ -61,10 +63,12 @@ def collate(
     return ids_BT, mask_BT, labels_BT
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart) -> None:
-    """Fit the model to demonstrations of warm-start problems, in place; a progress bar shows the loss."""
+def train(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: WarmStart, task: Task = QUICKSTART
+) -> None:
+    """Fit the model to demonstrations of the task's warm-start problems, in place; a progress bar shows the loss."""
     rng = random.Random(settings.seed)
-    source = problems("warm", settings.seed)
+    source = problems("warm", settings.seed, task.levels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -78,20 +82,33 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
     bar = progress(range(settings.steps), desc="warm start")
     for step in bar:
         only_careful = step < settings.careful_share * settings.steps
-        shares: dict[behaviours.Behaviour, float] = behaviours.SHARES
-        if only_careful:
-            shares = {behaviours.careful: 1.0}
         batch = [next(source) for _ in range(settings.batch)]
-        pairs = [(problem, behaviours.sample(problem, rng, shares)) for problem in batch]
-        ids_BT, mask_BT, labels_BT = collate(tokenizer, pairs)
-        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-        loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
-        loss.backward()
+        pairs = [
+            (
+                problem,
+                behaviours.sample(problem, rng, {task.first_lesson: 1.0} if only_careful else task.shares(problem)),
+            )
+            for problem in batch
+        ]
+        if task.micro_batches > 1:
+            pairs.sort(key=lambda pair: len(pair[1]))
+        size = -(-len(pairs) // task.micro_batches)
+        parts = [
+            collate(tokenizer, pairs[start : start + size], task.max_response) for start in range(0, len(pairs), size)
+        ]
+        tokens = sum(int((labels_BT != IGNORED).sum()) for _, _, labels_BT in parts)
+        loss = 0.0
+        for ids_BT, mask_BT, labels_BT in parts:
+            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            mean = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
+            part = mean * (int((labels_BT != IGNORED).sum()) / tokens)
+            part.backward()
+            loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     model.eval()
 
 
@@ -110,10 +127,11 @@ def accuracy(
     tokenizer: PreTrainedTokenizerFast,
     asked: list[Problem],
     opening: Callable[[Problem], str] = lambda problem: "",
+    max_new_tokens: int = 64,
 ) -> float:
     """Share of right answers over one sampled response to each problem; `opening` forces how a response begins."""
     openings = [opening(problem) for problem in asked]
     texts = [chat_prompt(tokenizer, problem) + begun for problem, begun in zip(asked, openings, strict=True)]
-    responses = respond(model, tokenizer, texts)
+    responses = respond(model, tokenizer, texts, max_new_tokens)
     rows = zip(asked, openings, responses, strict=True)
     return sum(compute_score(p.family, begun + rest, p.answer)["acc"] for p, begun, rest in rows) / len(asked)

@@ -1,14 +1,17 @@
-"""Variance and signal of batch gradients, unbiased, with bootstrap intervals.
+"""Variance and signal of a batch's gradient, from what single prompts add to it; paired bootstrap over prompts.
 
-A pass is a set of batches that share no prompt; batches of different passes may (with other rollouts of the prompt), so
-only pairs of one pass are compared:
+A batch's gradient is sum_p x_p / sum_p c_p: x_p is what prompt p's group adds, c_p what the loss divides by (its
+tokens, or its rows). Groups are independent, so to first order in 1 / batch
 
-    variance = mean over pairs of |g_i - g_j|^2 / 2        signal = mean over pairs of g_i . g_j  (= |E g|^2)
+    variance of a batch = variance of (x_p - mu c_p) / (groups E[c]^2),      mu = E[x] / E[c]
 
-Both are U-statistics. A bootstrap sample draws batches with replacement within each pass and leaves out pairs of a
-batch with itself, which would pull the variance down and push the signal up.
+and a batch that may pay T generated tokens has T / E[tokens paid for a group] groups. All estimators stand on the same
+prompts, and a bootstrap sample draws prompts, for all of them the same: ratios of two are known far better than either.
 
-Shapes: B batches of a pass, K directions.
+A prompt of the pool has several groups of its own (8 / n), from rollouts that no other group has; they are averaged.
+They are not independent of each other, and count as one prompt in the bootstrap.
+
+Shapes: P prompts, O groups per prompt, K directions, B bootstrap samples.
 """
 
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ class Interval:
 
     @classmethod
     def of(cls, value: float, resampled: np.ndarray) -> "Interval":
-        low, high = np.quantile(resampled, [0.025, 0.975])
+        low, high = np.quantile(resampled, [0.025, 0.975], method="nearest")  # some may be infinite
         return cls(value, float(low), float(high))
 
     def __format__(self, form: str) -> str:
@@ -36,8 +39,24 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """What groups add to a batch.
+
+    Attributes:
+        total_POK: projections of x. square_PO: |x|^2. counted_PO: what the loss divides by. paid_PO: generated tokens,
+            those of rows that are thrown away among them.
+    """
+
+    total_POK: np.ndarray
+    square_PO: np.ndarray
+    counted_PO: np.ndarray
+    paid_PO: np.ndarray
+
+
+@dataclass(frozen=True)
 class Moments:
-    """Variance and signal: of the sample, and of each bootstrap sample (RESAMPLES,)."""
+    """Of the sample, and of each bootstrap sample (B,): the variance of a batch that pays one token (a batch of T
+    tokens has 1 / T of it), and the signal, the squared norm of the mean gradient."""
 
     variance: float
     signal: float
@@ -53,52 +72,54 @@ class Moments:
     def ratios(self) -> np.ndarray:
         return np.where(self.signals > 0, self.variances / np.maximum(self.signals, 1e-300), np.inf)
 
-    def intervals(self) -> dict[str, Interval]:
+    def intervals(self, tokens: float) -> dict[str, Interval]:
+        """For batches that pay `tokens`."""
         return {
-            "variance": Interval.of(self.variance, self.variances),
+            "variance": Interval.of(self.variance / tokens, self.variances / tokens),
             "signal": Interval.of(self.signal, self.signals),
-            "ratio": Interval.of(self.ratio, self.ratios),
+            "ratio": Interval.of(self.ratio / tokens, self.ratios / tokens),
         }
 
 
-def _pairs(weight_B: np.ndarray, gram_BB: np.ndarray) -> tuple[float, float, float]:
-    """Sums over pairs of distinct batches: of weights, of weighted variances, of weighted dot products."""
-    pair_BB = np.outer(weight_B, weight_B)
-    np.fill_diagonal(pair_BB, 0.0)
-    square_B = np.diagonal(gram_BB)
-    distance_BB = square_B[:, None] + square_B[None, :] - 2 * gram_BB
-    return pair_BB.sum(), float((pair_BB * distance_BB).sum()) / 2, float((pair_BB * gram_BB).sum())
+def draw_prompts(prompts: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
+    """(B, P) how often each prompt is in each bootstrap sample."""
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
 
 
-def moments(passes: list[np.ndarray], rng: np.random.Generator, resamples: int = RESAMPLES) -> Moments:
-    """Of the gradient whose projections onto random signs are given, one (B, K) array per pass.
+def moments(groups: Groups, drawn_BP: np.ndarray) -> Moments:
+    """Of an estimator; `drawn_BP` is the same for all that are to be compared.
 
     Raises:
-        ValueError: no pass has two batches.
+        ValueError: fewer than two prompts, or no group that counts.
     """
-    passes = [part for part in passes if len(part) > 1]
-    if not passes:
-        raise ValueError("no pass has two batches: take more prompts, or smaller batches")
+    prompts = len(groups.square_PO)
+    if prompts < 2 or not groups.counted_PO.any():
+        raise ValueError(
+            f"{prompts} prompts with {groups.counted_PO.sum():.0f} counted tokens or rows: nothing to compare"
+        )
+    mean_PK, counted_P, paid_P = groups.total_POK.mean(1), groups.counted_PO.mean(1), groups.paid_PO.mean(1)
+    mu_K = mean_PK.mean(0) / counted_P.mean()
     # the mean over directions of a product of projections is the product of the vectors
-    grams = [part @ part.T / part.shape[1] for part in passes]
+    along_PO = groups.total_POK @ mu_K / len(mu_K)
+    centred_PO = groups.square_PO - 2 * groups.counted_PO * along_PO + groups.counted_PO**2 * (mu_K @ mu_K) / len(mu_K)
+    square_P = centred_PO.mean(1) * prompts / (prompts - 1)
+    own_P = (mean_PK**2).mean(1)
 
-    def both(weights: list[np.ndarray]) -> tuple[float, float]:
-        count, variance, signal = np.sum([_pairs(w, g) for w, g in zip(weights, grams, strict=True)], axis=0)
-        return variance / count, signal / count
+    def both(weight_BP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size_B, pairs_B = weight_BP.sum(1), weight_BP.sum(1) ** 2 - (weight_BP**2).sum(1)
+        counted_B, paid_B = weight_BP @ counted_P / size_B, weight_BP @ paid_P / size_B
+        variance_B = weight_BP @ square_P / size_B * paid_B / counted_B**2
+        # pairs of a prompt with itself are left out: they would push the signal up
+        crossed_B = ((weight_BP @ mean_PK) ** 2).mean(1) - (weight_BP**2) @ own_P
+        return variance_B, crossed_B / pairs_B / counted_B**2
 
-    def draw() -> list[np.ndarray]:
-        while True:
-            found = [rng.multinomial(len(g), np.full(len(g), 1 / len(g))).astype(float) for g in grams]
-            if any((weights > 0).sum() > 1 for weights in found):
-                return found
-
-    resampled = np.array([both(draw()) for _ in range(resamples)])
-    variance, signal = both([np.ones(len(gram)) for gram in grams])
-    return Moments(variance, signal, resampled[:, 0], resampled[:, 1])
+    variance_1, signal_1 = both(np.ones((1, prompts)))
+    variances, signals = both(drawn_BP)
+    return Moments(float(variance_1[0]), float(signal_1[0]), variances, signals)
 
 
 def quotient(a: Moments, b: Moments, relative: bool) -> Interval:
-    """Variance of a over that of b (relative: each over its own signal), with the interval of independent samples."""
+    """Variance of a over that of b (relative: each over its own signal), with the paired interval."""
     if relative:
         with np.errstate(invalid="ignore"):
             return Interval.of(a.ratio / b.ratio, np.nan_to_num(a.ratios / b.ratios, nan=np.inf))

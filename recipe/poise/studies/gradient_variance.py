@@ -1,206 +1,187 @@
-"""Variance of the policy gradient at a fixed checkpoint, by estimator, at equal tokens.
+"""Variance of the policy gradient at fixed checkpoints, by estimator, at equal generated tokens.
 
-    python -m recipe.poise.studies.gradient_variance --model MODEL --data train.parquet --out DIR
+    python -m recipe.poise.studies.gradient_variance --model start=assets_s{seed}/model \\
+        middle=runs/poise_s{seed}/checkpoints/global_step_8 --data assets_s{seed}/train.parquet --seeds 0 1 2 --out DIR
 
-MODEL is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). Many batches of the same token
-budget per estimator, no two of which share a rollout; DAPO's batches pay for the groups that it throws away. The
-gradient of a batch is sum_i A_i grad log pi(y_i) / tokens, as in the on-policy step with the token mean; each rollout's
-score is projected once onto fixed random signs, so that a batch's projected gradient is a weighted sum of rows.
+A model is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). All estimators stand on the
+same prompts and rollouts, and one group of rollouts is one sample (`gradient_statistics`): ratios of two estimators
+have paired intervals. Scores are exact in their norms and projected on random signs elsewhere (`scores`). The probe is
+the project's, with its guard, after steps of a training's size on other prompts (`advantages`); these are of the same
+checkpoint, so "lagged" here lags in rows, not in policies.
 
-Told, with 95% intervals: the variance (trace of the covariance), the squared norm of the mean gradient (the signal),
-and their ratio. GRPO and DAPO divide by a group's standard deviation, which scales the gradient: the variances of such
-estimators can only be compared relative to their signals. A ratio of 1 means: one batch has as much noise as signal.
-The directions are the same for all estimators; what K directions add to the uncertainty of the absolute numbers (about
-sqrt(2 / K) of the signal) is in no interval and cancels where estimators are compared.
+Beside the estimators: what may stand for the norm of a score (`energies`), and what values could gain (`value_worth`).
+GRPO and DAPO divide by a group's deviation, and GRPO, DAPO, OPO and OTB have a row's own reward in its baseline: their
+gradients are others, and they are compared by variance over signal. A checkpoint that is done is not repeated.
 """
 
 import argparse
+import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from probe.estimators import make_estimator
-from probe.pairing import sibling_mean
-from probe.settings import ProbeSettings
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.settings import EvaluationError
-from recipe.poise.studies.gradient_report import answers, write
-from recipe.poise.studies.gradient_statistics import Moments, moments
-from recipe.poise.studies.rollout_pool import REWARD, Policy, Pool, make_pool, prompt_count
+from recipe.poise.studies import estimators as menu
+from recipe.poise.studies.energies import DEFAULT, Observer
+from recipe.poise.studies.gradient_report import write
+from recipe.poise.studies.gradient_statistics import draw_prompts
+from recipe.poise.studies.rollout_pool import REWARD, Policy, make_pool, prompt_count
+from recipe.poise.studies.value_worth import worth
 
-PER_PROMPT = 8  # rollouts in the pool
-
-
-def projected_scores(policy: Policy, pool: Pool, directions: int, seed: int) -> Tensor:
-    """(R, K): sum over response tokens of grad log pi, times K vectors of random signs."""
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(seed)
-    signs = [
-        torch.randint(0, 2, (directions, p.numel()), generator=generator, dtype=torch.int8) * 2 - 1 for p in parameters
-    ]
-    signs = [part.to(torch.float32) for part in signs]
-    rows = torch.zeros(len(pool.ids), directions)
-    for index, ids in enumerate(tqdm(pool.ids, desc="scores", leave=False, disable=None)):
-        log_prob, _ = policy.log_probs(ids.unsqueeze(0), torch.ones(1, len(ids), dtype=torch.long))
-        total = log_prob[0, -int(pool.length_R[index]) :].sum()
-        gradients = torch.autograd.grad(total, parameters)
-        for part, gradient in zip(signs, gradients, strict=True):
-            rows[index] += part @ gradient.flatten()
-    return rows
+PER_PROMPT = 8  # rollouts of a prompt of the study
+EARLIER = 2  # rollouts of a prompt of the earlier steps
+LEAST = 4  # prompts
 
 
-@dataclass(frozen=True)
-class Method:
-    """How a batch is drawn and what its advantages are.
+def split_prompts(available: int, fit: int, studied: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the earlier steps' prompts, and of the study's (fewer where the file has no more).
 
-    advantage: rewards and groups of the batch's rows and the probe's values -> advantages. drops: throws away groups
-    of equal rewards, whose tokens count nevertheless.
+    Raises:
+        ValueError: none would be left for one of them.
     """
-
-    name: str
-    n: int
-    advantage: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    drops: bool = False
-
-
-def _grpo(reward, group, value, oracle):
-    count = torch.bincount(group)[group]
-    mean = torch.bincount(group, weights=reward)[group] / count
-    square = torch.bincount(group, weights=(reward - mean) ** 2)[group]
-    return (reward - mean) / ((square / (count - 1)).sqrt() + 1e-6)
-
-
-METHODS = (
-    Method("no baseline, n=1", 1, lambda r, g, v, o: r),
-    Method("batch mean, n=1", 1, lambda r, g, v, o: r - r.mean()),
-    Method("RLOO, n=2", 2, lambda r, g, v, o: r - sibling_mean(r, g)),
-    Method("RLOO, n=8", 8, lambda r, g, v, o: r - sibling_mean(r, g)),
-    Method("GRPO, n=8", 8, _grpo),
-    Method("DAPO, n=8", 8, _grpo, drops=True),
-    Method("POISE, n=2", 2, lambda r, g, v, o: r - sibling_mean(v, g)),
-    Method("POISE, n=8", 8, lambda r, g, v, o: r - sibling_mean(v, g)),
-    Method("pass rate (oracle), n=1", 1, lambda r, g, v, o: r - o),
-    Method("pass rate (oracle), n=2", 2, lambda r, g, v, o: r - o),
-)
-
-
-def batches(pool: Pool, n: int, tokens: float, rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """Passes over all prompts; of each, row numbers of batches of whole groups of n, of about `tokens` response tokens.
-
-    A pass takes rollouts that no other pass takes, and its batches share no prompt; what is left at its end is dropped.
-    """
-    prompts, length = len(pool.ids) // pool.n, pool.length_R.numpy()
-    passes = []
-    for offset in range(0, pool.n, n):
-        found: list[np.ndarray] = []
-        current: list[np.ndarray] = []
-        used = 0.0
-        for prompt in rng.permutation(prompts):
-            group = np.arange(n) + offset + prompt * pool.n
-            # the nearer of stopping before this group and after it: batches have the budget on average
-            if current and used + length[group].sum() / 2 > tokens:
-                found.append(np.concatenate(current))
-                current, used = [], 0.0
-            current.append(group)
-            used += length[group].sum()
-        passes.append(found)
-    return passes
-
-
-def gradients(method: Method, pool: Pool, score_RK: Tensor, value_R: Tensor, oracle_R: Tensor, drawn) -> np.ndarray:
-    """(batches, K) projected gradients."""
-    out = np.zeros((len(drawn), score_RK.shape[1]))
-    for place, rows in enumerate(drawn):
-        index = torch.from_numpy(rows)
-        group = torch.arange(len(rows)) // method.n
-        reward = pool.reward_R[index]
-        advantage = method.advantage(reward, group, value_R[index], oracle_R[index])
-        kept = torch.ones(len(rows), dtype=torch.bool)
-        if method.drops:
-            mean = torch.bincount(group, weights=reward)[group] / method.n
-            kept = (mean > 0) & (mean < 1)
-        if kept.any():
-            total = (advantage[kept].double().unsqueeze(1) * score_RK[index][kept].double()).sum(0)
-            out[place] = (total / pool.length_R[index][kept].sum()).numpy()
-    return out
-
-
-def study(args: argparse.Namespace) -> Path:
-    """Everything; the report's path."""
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    if prompt_count(args.data) <= args.fit_prompts:
-        raise ValueError(f"{args.data} has {prompt_count(args.data)} prompts; --fit-prompts must leave some")
-    policy, start = Policy(str(resolve(args.model).path), args.block, args.num_tokens), time.perf_counter()
-    fit = make_pool(policy, args.data, slice(0, args.fit_prompts), PER_PROMPT, args.max_tokens, args.reward)
-    pool = make_pool(policy, args.data, slice(args.fit_prompts, None), PER_PROMPT, args.max_tokens, args.reward)
-    # as in training: pairs of siblings, each the other's target
-    pair = torch.arange(len(fit.ids)) // 2
-    probe = make_estimator(ProbeSettings(), fit.layout, seed=args.seed)
-    probe.fit(fit.feature_RF, sibling_mean(fit.reward_R, pair), fit.prompt_R)
-    value_R = probe.predict(pool.feature_RF)
-    oracle_R = sibling_mean(pool.reward_R, pool.prompt_R)  # of the seven other rollouts
-    tokens = args.rollouts * float(pool.length_R.float().mean())
-    equal = pool.reward_R.view(-1, PER_PROMPT).std(dim=1) == 0
-    heading = (
-        f"{Path(args.model).name}: {len(pool.ids) // PER_PROMPT} prompts x {PER_PROMPT}, "
-        f"pass rate {pool.reward_R.mean():.3f} ({equal.float().mean():.0%} of groups of 8 have equal rewards), "
-        f"{pool.length_R.float().mean():.1f} tokens "
-        f"per response; probe fitted on {len(fit.ids)} rows of {args.fit_prompts} other prompts, correlation with the "
-        f"mean of the seven other rewards {np.corrcoef(value_R, oracle_R)[0, 1]:.3f}. {args.directions} directions, "
-        f"batches of {tokens:.0f} generated tokens (about {args.rollouts} rollouts), seed {args.seed}; "
-        f"{platform.machine()}, {os.cpu_count()} cores. Mean (95% bootstrap over batches)."
-    )
-    print(heading, flush=True)
-    score_RK = projected_scores(policy, pool, args.directions, args.seed)
-    found: dict[str, Moments] = {}
-    counts: dict[str, int] = {}
-    for method in METHODS:
-        passes = batches(pool, method.n, tokens, rng)
-        projected = [gradients(method, pool, score_RK, value_R, oracle_R, drawn) for drawn in passes]
-        found[method.name] = moments(projected, rng)
-        counts[method.name] = sum(map(len, passes))
-        parts = found[method.name].intervals()
-        print(
-            f"{method.name:<24} {counts[method.name]:>3} batches  variance {parts['variance']:.2e}  "
-            f"signal {parts['signal']:.2e}  ratio {parts['ratio']:.1f}",
-            flush=True,
+    if available < fit + LEAST or fit < LEAST or studied < LEAST:
+        raise ValueError(
+            f"the file has {available} prompts: --fit-prompts {fit} must leave some; at least {LEAST} each are needed"
         )
-    print("\n".join(answers(found)))
-    print(f"{time.perf_counter() - start:.0f} s")
-    return write(found, counts, {"heading": heading, "settings": {k: str(v) for k, v in vars(args).items()}}, args.out)
+    order = np.random.default_rng(seed).permutation(available)
+    return np.sort(order[:fit]), np.sort(order[fit : fit + studied])
+
+
+def study_checkpoint(args: argparse.Namespace, model: str, data: Path, seed: int) -> dict:
+    """All numbers of one checkpoint, as JSON has them."""
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(name: str) -> None:
+        seconds[name] = time.perf_counter() - start - sum(seconds.values())
+        print(f"  {name}: {seconds[name]:.0f} s", flush=True)
+
+    path = str(resolve(model).path)
+    fit_prompts, prompts = split_prompts(prompt_count(data), args.fit_prompts, args.prompts, seed)
+    torch.manual_seed(seed)
+    policy = Policy(path, args.block, args.num_tokens)
+    observer = Observer(policy, args.max_tokens)
+    limits = (args.max_tokens, args.reward, observer.see)
+    earlier = make_pool(policy, data, fit_prompts, EARLIER, *limits)
+    earlier_tokens = observer.tokens()
+    pool = make_pool(policy, data, prompts, PER_PROMPT, *limits)
+    tokens = observer.tokens()
+    lap("sampling")
+    material = menu.gather(args, path, earlier, earlier_tokens, pool, tokens, seed)
+    lap("scores")
+    drawn_BP = draw_prompts(len(prompts), np.random.default_rng(seed))
+    budget = args.rollouts * float(pool.length_R.float().mean())
+    found, guards = menu.compare(material, args, drawn_BP, seed)
+    results = menu.numbers(found, budget)
+    lap("estimators")
+    energies = menu.search(material, args, drawn_BP, seed)
+    lap("energies")
+    uniform_R, true_R = torch.ones_like(material.true_R), material.true_R
+    weight_E, weight_R = material.earlier_energy[args.energy], material.energy[args.energy]
+    worths = {
+        "equal": worth(earlier, pool, None, uniform_R, uniform_R, drawn_BP, seed),
+        "energy": worth(earlier, pool, weight_E, weight_R, true_R, drawn_BP, seed),
+    }
+    lap("values")
+    return {
+        "facts": _facts(pool.reward_R, pool.length_R, true_R, len(prompts), budget)
+        | {"guards": guards, "seconds": seconds},
+        "results": results,
+        "energies": energies,
+        "worth": {
+            name: {source: [share.value, share.low, share.high] for source, share in found.items()}
+            for name, found in worths.items()
+        },
+        "minutes": (time.perf_counter() - start) / 60,
+    }
+
+
+def _facts(reward_R: Tensor, length_R: Tensor, true_R: Tensor, prompts: int, budget: float) -> dict:
+    """What kind of checkpoint it is."""
+    right_R = reward_R > 0.5
+    mixed = (reward_R.view(-1, PER_PROMPT).std(dim=1) > 0).float().mean()
+    both = bool(right_R.any() and (~right_R).any())
+    return {
+        "prompts": prompts,
+        "pass_rate": float(reward_R.mean()),
+        "mixed_groups": float(mixed),
+        "length": float(length_R.float().mean()),
+        "longest": int(length_R.max()),
+        "energy_of_wrong_over_right": float(true_R[~right_R].mean() / true_R[right_R].mean()) if both else None,
+        "tokens_per_batch": budget,
+    }
+
+
+def checkpoints(args: argparse.Namespace) -> list[tuple[str, str, Path, int]]:
+    """(label, model, data, seed) of each checkpoint; a model is given as PATH or LABEL=PATH.
+
+    Raises:
+        ValueError: a label twice.
+    """
+    named = [entry.partition("=")[::2] if "=" in entry else (Path(entry).name, entry) for entry in args.model]
+    labels = [label for label, _ in named]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--model has a name twice ({', '.join(labels)}): write NAME=PATH")
+    return [
+        (label, model.format(seed=seed), Path(args.data.format(seed=seed)), seed)
+        for label, model in named
+        for seed in args.seeds
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    keep = {key: value for key, value in vars(args).items() if key not in ("seeds", "out", "model")}
+    args.out.mkdir(parents=True, exist_ok=True)
+    done = []
     try:
-        print(f"report: {study(parser().parse_args(argv))}")
+        every = checkpoints(args)
+        for number, (label, model, data, seed) in enumerate(every, 1):
+            said = f"[{number}/{len(every)}] {label}, seed {seed}"
+            file = args.out / f"gradient_variance_{label}_s{seed}.json"
+            settings = keep | {"model": model}
+            if file.is_file() and (found := json.loads(file.read_text()))["settings"] == settings:
+                print(f"{said}: done before ({file})", flush=True)
+            else:
+                found = {"label": label, "seed": seed, "settings": settings} | study_checkpoint(args, model, data, seed)
+                file.write_text(json.dumps(found, indent=1))
+                print(f"{said}: pass rate {found['facts']['pass_rate']:.3f}, {found['minutes']:.1f} min", flush=True)
+            done.append(found)
     except (ValueError, EvaluationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    where = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    path = write(done, where, args.out)
+    print(path.read_text())
+    print(f"report: {path}")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--model", required=True, help="model folder, or a checkpoint of verl")
-    options.add_argument("--data", type=Path, required=True, help="parquet in verl's schema")
+    options.add_argument(
+        "--model", nargs="+", required=True, help="[NAME=]model folder or checkpoint of verl; {seed}: the seed"
+    )
+    options.add_argument("--data", required=True, help="parquet in verl's schema; {seed} stands for the seed")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--reward", default=REWARD)
-    options.add_argument("--fit-prompts", type=int, default=512, help="the first ones, for the probe")
-    options.add_argument("--rollouts", type=int, default=256, help="of mean length, in a batch")
+    options.add_argument("--prompts", type=int, default=1024, help=f"with {PER_PROMPT} rollouts each")
+    options.add_argument("--fit-prompts", type=int, default=1024, help=f"others, with {EARLIER}, for the probe")
+    options.add_argument("--rollouts", type=int, default=64, help="of a step, and of mean length in a batch")
     options.add_argument("--max-tokens", type=int, default=64)
-    options.add_argument("--directions", type=int, default=64)
+    options.add_argument("--directions", type=int, default=48)
+    options.add_argument("--energy", default=DEFAULT, help="what stands for the norm of a score (see the report)")
+    options.add_argument("--weight-cap", type=float, help="as poise.weight_cap")
+    options.add_argument("--loss-agg-mode", choices=menu.AGGREGATIONS, default=menu.AGGREGATIONS[0])
     options.add_argument("--block", type=float, default=19 / 36)
     options.add_argument("--num-tokens", type=int, default=10)
-    options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path, required=True)
     return options
 

@@ -6,6 +6,7 @@ Sampling is transformers' own, at temperature 1: these studies need a fixed chec
 import asyncio
 import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,8 @@ class Policy:
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
         layers = self.model.config.num_hidden_layers
-        self.capture = HiddenStateCapture(find_blocks(self.model, layers)[resolve_block(block, layers)], num_tokens)
+        self.block = find_blocks(self.model, layers)[resolve_block(block, layers)]
+        self.capture = HiddenStateCapture(self.block, num_tokens)
         self.end_think = self.tokenizer.convert_tokens_to_ids("</think>")
         self.pad = self.tokenizer.pad_token_id
         self.capture_seconds = 0.0  # what capture added to the passes so far: spans, the hook, the signals
@@ -68,8 +70,9 @@ class Policy:
         return logits[:, :-1].log_softmax(-1).gather(2, ids_RL[:, 1:, None]).squeeze(2), logits
 
     @torch.no_grad()
-    def features(self, ids: list[Tensor], lengths: list[int], limit: int) -> Tensor:
-        """(R, F): prompt state, response state, the default signals, of one forward pass."""
+    def features(self, ids: list[Tensor], lengths: list[int], limit: int, see: Callable | None = None) -> Tensor:
+        """(R, F): prompt state, response state, the default signals, of one forward pass; `see` may look at the pass
+        (arguments as in `energies.Observer.see`)."""
         start, hook = time.perf_counter(), self.capture.seconds
         offsets = torch.tensor([0, *torch.tensor([len(row) for row in ids]).cumsum(0).tolist()])
         flat = torch.cat(ids)
@@ -80,6 +83,8 @@ class Policy:
         log_prob, logits = self.log_probs(ids_RL, mask_RL)
         hook = self.capture.seconds - hook
         states = self.capture.take()
+        if see is not None:
+            see(ids_RL, mask_RL.sum(1), torch.tensor(lengths), log_prob, logits)
         log_p = logits.log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         rows = [(entropy[i, : len(row)], log_prob[i, : len(row) - 1]) for i, row in enumerate(ids)]
@@ -129,8 +134,16 @@ def prompt_count(data: Path) -> int:
     return pyarrow.parquet.read_metadata(data).num_rows
 
 
-def make_pool(policy: Policy, data: Path, prompts: slice | np.ndarray, n: int, limit: int, reward: str) -> Pool:
-    """Sample, score and capture prompts (by row number) of a parquet file in verl's schema."""
+def make_pool(
+    policy: Policy,
+    data: Path,
+    prompts: slice | np.ndarray,
+    n: int,
+    limit: int,
+    reward: str,
+    see: Callable | None = None,
+) -> Pool:
+    """Sample, score and capture prompts (by row number) of a parquet file in verl's schema; `see` as in `features`."""
     table = pd.read_parquet(data).iloc[prompts]
     rows = table.to_dict("records")
     tokens = [
@@ -143,8 +156,8 @@ def make_pool(policy: Policy, data: Path, prompts: slice | np.ndarray, n: int, l
     )
     scores = _score(load_reward(reward), [row for row in rows for _ in range(n)], texts)
     features = [
-        policy.features(ids[start : start + 256], lengths[start : start + 256], limit)
-        for start in tqdm(range(0, len(ids), 256), desc="features", leave=False, disable=None)
+        policy.features(ids[start : start + 128], lengths[start : start + 128], limit, see)
+        for start in tqdm(range(0, len(ids), 128), desc="features", leave=False, disable=None)
     ]
     hidden = policy.model.config.hidden_size
     layout = FeatureLayout(("prompt", "response", *DEFAULT_SIGNALS), (hidden, hidden, *[1] * len(DEFAULT_SIGNALS)))

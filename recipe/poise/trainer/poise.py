@@ -19,10 +19,11 @@ from recipe.poise.capture.dump import DUMP_FLAG
 from recipe.poise.capture.engine import CAPTURE_FLAG, ROW_FIELD
 from recipe.poise.config import PoiseConfig, capture_settings, read_poise_config
 from recipe.poise.trainer.base import BaseMixin
+from recipe.poise.trainer.choice import ChoiceMixin
 from recipe.poise.trainer.verdicts import failed_rows
 
 
-class PoiseMixin(BaseMixin):
+class PoiseMixin(BaseMixin, ChoiceMixin):
     """The probe in the critic's seat, and the way of its predictions to the advantage estimator."""
 
     def __init__(self, config):
@@ -33,7 +34,8 @@ class PoiseMixin(BaseMixin):
         super()._init_resource_pool_mgr()
         actor, length = self.config.actor_rollout_ref.actor, self.config.data.max_response_length
         capture = capture_settings(self.poise, self.tokenizer, length, actor.loss_agg_mode)
-        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, capture))
+        n = self.config.actor_rollout_ref.rollout.n
+        self.role_worker_mapping[Role.Critic] = ray.remote(configured(self.poise, capture, n))
 
     def _compute_old_log_prob(self, batch, metrics):
         rows = index_rows(batch.keys, batch.tags)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recipe.poise.capture.energy import AGGREGATIONS, score_weights
+from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE, score_weights
 from recipe.poise.capture.hook import token_spans
 
 ROWS = [(4, [1, 1, 0, 0, 1]), (3, [1]), (1, [0, 0]), (2, [1, 1, 1])]  # prompt length; mask of the response
@@ -30,28 +30,30 @@ def passed(logits_TV, ids_T):
     return log_prob_T.float(), log_TV.exp().square().sum(1).float()
 
 
-def by_loop(logits_TV, ids_T, offsets, exact):
+def by_loop(logits_TV, ids_T, offsets, exact, coherence=0.0):
     """Energy and number of tokens that count, row by row and token by token."""
     rows = []
     for (prompt, mask), start in zip(ROWS, offsets.tolist(), strict=False):
-        energy = 0.0
+        energy = root = 0.0
         for place, counts in enumerate(mask):
             token = start + prompt + place
             probability = logits_TV[token - 1].softmax(0)
             chosen = float(probability[ids_T[token]])
             one = 1 - 2 * chosen + float(probability.square().sum()) if exact else (1 - chosen) ** 2
             energy += one if counts else 0.0
-        rows.append((energy, sum(mask)))
+            root += math.sqrt(one) if counts else 0.0
+        rows.append(((1 - coherence) * energy + coherence * root**2, sum(mask)))
     return rows
 
 
 @pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("coherence", [0.0, COHERENCE, 1.0])
 @pytest.mark.parametrize("mode", AGGREGATIONS)
-def test_energy_and_length_agree_with_a_loop(mode, exact):
+def test_energy_and_length_agree_with_a_loop(mode, coherence, exact):
     logits_TV, ids_T, spans, mask_Y, offsets = inputs()
     log_prob_T, squares_T = passed(logits_TV, ids_T)
-    found_R2 = score_weights(log_prob_T, mask_Y, spans, mode, squares_T if exact else None)
-    rows = by_loop(logits_TV, ids_T, offsets, exact)
+    found_R2 = score_weights(log_prob_T, mask_Y, spans, mode, squares_T if exact else None, coherence)
+    rows = by_loop(logits_TV, ids_T, offsets, exact, coherence)
     if mode == "seq-mean-token-mean":
         rows = [(energy / max(length, 1) ** 2, 1 / length if length else 0.0) for energy, length in rows]
     assert found_R2.dtype == torch.float32
@@ -60,12 +62,12 @@ def test_energy_and_length_agree_with_a_loop(mode, exact):
 
 
 def test_the_exact_energy_is_the_squared_norm_of_the_gradient():
-    """Each position with logits of its own: the tokens' gradients are orthogonal, and the sum is the whole norm."""
+    """Each position with logits of its own: the tokens' gradients are orthogonal, and the sum of squares is all."""
     logits_TV, ids_T, spans, mask_Y, _ = inputs()
     logits_TV.requires_grad_()
     log_prob_T = logits_TV.log_softmax(1).gather(1, ids_T.roll(-1).unsqueeze(1)).squeeze(1)
     squares_T = passed(logits_TV.detach(), ids_T)[1]
-    found_R2 = score_weights(log_prob_T.detach(), mask_Y, spans, "token-mean", squares_T)
+    found_R2 = score_weights(log_prob_T.detach(), mask_Y, spans, "token-mean", squares_T, 0.0)
     for row, (_, mask) in enumerate(ROWS):
         first = int(spans.prompt_end[row]) - 1
         score = (log_prob_T[first : first + len(mask)] * torch.tensor(mask)).sum()

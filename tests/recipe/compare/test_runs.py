@@ -14,7 +14,8 @@ METHODS = sorted(path.stem for path in FOLDER.glob("[!_]*.yaml"))
 ESTIMATORS = {
     "dapo": ("grpo", 8), "grpo": ("grpo", 8), "poise": ("poise", 2), "poise_n1": ("poise", 1),
     "poise_uniform": ("poise", 2), "energy_constant": ("poise", 1), "energy_rloo": ("poise", 8),
-    "poise_paper_form": ("poise", 2), "ppo": ("gae", 1),
+    "poise_paper_form": ("poise", 2), "poise_select": ("poise", 2), "energy_constant_select": ("poise", 1),
+    "ppo": ("gae", 1),
     "reinforce_pp": ("reinforce_plus_plus_baseline", 8), "rloo": ("rloo", 8), "spo": ("spo", 1),
 }  # fmt: skip
 
@@ -32,6 +33,7 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     assert run.name == run.root.name == f"{method}_s3"
     # numbers, not text: torch's generators take nothing else
     assert [config.data.seed, config.actor_rollout_ref.rollout.seed, config.poise.seed] == [3, 3, 3]
+    assert config.poise.select.seed == 3 and config.poise.select.candidates == (4 if method.endswith("_select") else 1)
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
     assert (config.algorithm.adv_estimator, rollout.n) == ESTIMATORS[method]
     assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 64
@@ -48,6 +50,8 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
         ("poise_uniform", ("uniform", "lagged", "subspace_ridge", "combine", 0)),
         ("energy_constant", ("energy", "fresh", "subspace_ridge", "constant", 0)),
         ("energy_rloo", ("energy", "fresh", "subspace_ridge", "rloo", 0)),
+        ("poise_select", ("energy", "fresh", "subspace_ridge", "combine", 0)),
+        ("energy_constant_select", ("energy", "fresh", "subspace_ridge", "constant", 0)),
         ("poise_paper_form", ("uniform", "lagged", "pca_ridge", "off", 16)),
     ],
 )

@@ -4,107 +4,124 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.poise.studies.gradient_report import answers
-from recipe.poise.studies.gradient_statistics import moments, quotient
-from recipe.poise.studies.gradient_variance import METHODS, batches, gradients
-from recipe.poise.studies.rollout_pool import Pool
+from recipe.poise.studies.gradient_report import answers, pooled
+from recipe.poise.studies.gradient_statistics import Groups, draw_prompts, moments, quotient
 from recipe.poise.studies.value_scores import noise_ceiling, over_seeds, score
 
-K, B = 24, 16
+K, P = 24, 64
 
 
-def planted(rng, passes=1, scale=1.0, shared=0.0):
-    """Batches of variance `scale^2` about a mean gradient of squared norm `scale^2`; a share of the noise is of the
-    prompts, which all passes have in common."""
-    own = rng.normal(size=(passes, B, K)) * np.sqrt(1 - shared)
-    common = rng.normal(size=(1, B, K)) * np.sqrt(shared)
-    return [scale * (1.0 + part) for part in own + common]
+def planted(rng, groups=1, scale=1.0, shared=0.0, noise=None, prompts=P):
+    """Groups of variance `scale^2` about a mean gradient of squared norm `scale^2`, each with one counted token; a
+    share of the noise is of the prompts, which all groups of a prompt have in common."""
+    noise = rng.normal(size=(prompts, groups, K)) if noise is None else noise
+    own, common = noise * np.sqrt(1 - shared), rng.normal(size=(prompts, 1, K)) * np.sqrt(shared)
+    total_POK = scale * (1.0 + own + common)
+    ones = np.ones((prompts, groups))
+    return Groups(total_POK, (total_POK**2).mean(2), ones, ones)
 
 
-@pytest.mark.parametrize(("passes", "shared"), [(1, 0.0), (4, 0.5)])
-def test_variance_and_signal_are_unbiased_where_passes_share_prompts(passes, shared):
+@pytest.mark.parametrize(("groups", "shared"), [(1, 0.0), (4, 0.5)])
+def test_variance_and_signal_are_unbiased_where_groups_share_prompts(groups, shared):
     rng = np.random.default_rng(0)
-    found = [moments(planted(rng, passes, 2.0, shared), rng, resamples=1) for _ in range(400)]
+    found = [moments(planted(rng, groups, 2.0, shared), draw_prompts(P, rng, 1)) for _ in range(400)]
     assert np.mean([item.variance for item in found]) == pytest.approx(4.0, rel=0.03)
     assert np.mean([item.signal for item in found]) == pytest.approx(4.0, rel=0.03)
-    # batches of all passes thrown together would be told apart too little
-    together = [np.concatenate(planted(rng, passes, 2.0, shared)).var(axis=0, ddof=1).mean() for _ in range(400)]
-    assert (np.mean(together) < 3.95) == (passes > 1)
+
+
+def test_a_batch_pays_for_what_it_does_not_count():
+    """Half of the groups are thrown away: the mean gradient stays, and a batch costs twice as much."""
+    rng = np.random.default_rng(4)
+    whole = planted(rng, prompts=4000)
+    half_PO = (np.arange(4000) % 2 == 0).astype(float)[:, None]
+    kept = Groups(whole.total_POK * half_PO[..., None], whole.square_PO * half_PO, half_PO, whole.paid_PO)
+    drawn = draw_prompts(4000, rng, 10)
+    assert moments(kept, drawn).signal == pytest.approx(1.0, rel=0.05)
+    assert moments(kept, drawn).variance == pytest.approx(2 * moments(whole, drawn).variance, rel=0.05)
+
+
+def test_what_lengths_add_through_the_denominator():
+    """Groups whose gradient is in proportion to their tokens have no variance at all under the token mean."""
+    rng = np.random.default_rng(5)
+    tokens_PO = rng.integers(1, 20, (50, 1)).astype(float)
+    total_POK = tokens_PO[..., None] * np.ones(K)
+    item = moments(Groups(total_POK, (total_POK**2).mean(2), tokens_PO, tokens_PO), draw_prompts(50, rng, 10))
+    assert item.variance == pytest.approx(0.0, abs=1e-9) and item.signal == pytest.approx(1.0, rel=0.02)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    """Of the variance, the signal, and of the paired ratio of two estimators on the same prompts: half of the noise of
+    the second is the first's, so the true ratio is 0.5 / 1."""
     rng = np.random.default_rng(1)
-    held = {"variance": 0, "signal": 0, "ratio": 0}
+    held, widths = {"variance": 0, "signal": 0, "quotient": 0}, []
     for _ in range(100):
-        for name, part in moments(planted(rng), rng, resamples=200).intervals().items():
+        noise = rng.normal(size=(P, 1, K)) * rng.gamma(2.0, 0.5, size=(P, 1, 1)) ** 0.5
+        drawn = draw_prompts(P, rng, 200)
+        item, other = moments(planted(rng, noise=noise), drawn), moments(planted(rng, noise=noise * 0.5**0.5), drawn)
+        for name in ("variance", "signal"):
+            part = item.intervals(1.0)[name]
             held[name] += part.low <= 1.0 <= part.high
+        share = quotient(other, item, relative=False)
+        held["quotient"] += share.low <= 0.5 + 1e-9 and share.high >= 0.5 - 1e-9
+        widths.append((share.high - share.low) / 0.5)
     assert all(85 <= count <= 100 for count in held.values()), held
+    assert np.mean(widths) < 0.01  # the same noise but for its scale: pairing takes all of it out
+
+
+def test_a_paired_ratio_covers_and_is_narrower_than_an_unpaired_one():
+    rng = np.random.default_rng(6)
+    held, narrower = 0, 0
+    for _ in range(100):
+        noise, own = rng.normal(size=(P, 1, K)) * rng.gamma(1.0, 1.0, size=(P, 1, 1)) ** 0.5, rng.normal(size=(P, 1, K))
+        drawn, apart = draw_prompts(P, rng, 200), draw_prompts(P, rng, 200)
+        other = planted(rng, noise=0.8 * noise + 0.6 * own)  # variance 0.64 + 0.36
+        item = moments(planted(rng, noise=noise), drawn)
+        share, unpaired = quotient(moments(other, drawn), item, False), quotient(moments(other, apart), item, False)
+        held += share.low <= 1.0 <= share.high
+        narrower += share.high - share.low < unpaired.high - unpaired.low
+    assert 85 <= held <= 100 and narrower >= 95
 
 
 def test_the_scale_of_advantages_cancels_in_the_ratio():
     rng = np.random.default_rng(2)
-    plain, scaled = moments(planted(rng), rng), moments(planted(rng, scale=3.0), rng)
+    drawn = draw_prompts(P, rng)
+    plain, scaled = moments(planted(rng), drawn), moments(planted(rng, scale=3.0), drawn)
     relative = quotient(scaled, plain, relative=True)
     assert relative.low < 1.0 < relative.high and quotient(scaled, plain, relative=False).low > 4.0
 
 
-def test_the_claim_is_answered_in_a_line():
-    rng = np.random.default_rng(3)
-    noisy, quiet = ([1.0 + scale * rng.normal(size=(64, K))] for scale in (5.0, 1.0))
-    found = {"POISE, n=2": moments(quiet, rng), "GRPO, n=8": moments(noisy, rng)}
-    (line,) = answers(found)
-    assert line.startswith("POISE, n=2 beside GRPO, n=8, equal tokens: variance / signal is lower: 0.0")
-    found = {"POISE, n=2": moments(noisy, rng), "RLOO, n=8": moments(quiet, rng)}
-    assert "equal tokens: variance is higher: " in answers(found)[0]
-    # three times the scale is no news beside GRPO, and is beside RLOO, which estimates the same gradient
-    large, small = moments(planted(rng, scale=3.0), rng), moments(planted(rng), rng)
-    assert "variance / signal is not told apart" in answers({"POISE, n=2": large, "GRPO, n=8": small})[0]
-    assert "variance is higher" in answers({"POISE, n=2": large, "RLOO, n=8": small})[0]
+def ratio(value, low, high):
+    return {"value": value, "low": low, "high": high}
 
 
-def test_too_few_batches_are_refused():
-    with pytest.raises(ValueError, match="no pass has two batches"):
-        moments([np.ones((1, 3))], np.random.default_rng(0))
+def test_seeds_are_pooled_by_their_logarithms():
+    assert pooled([ratio(0.5, 0.4, 0.6)]) == pytest.approx((0.5, 0.4, 0.6, 0.5, 0.5))
+    mean, low, high, lowest, highest = pooled([ratio(0.5, 0.25, 1.0), ratio(2.0, 1.0, 4.0)])
+    assert (mean, lowest, highest) == pytest.approx((1.0, 0.5, 2.0))
+    assert (low, high) == pytest.approx((2 ** -(0.5**0.5), 2 ** (0.5**0.5)))  # the interval of one over sqrt(2)
+    assert np.isnan(pooled([ratio(float("inf"), 1.0, float("inf"))])[0])
 
 
-@pytest.fixture
-def pool():
-    generator = torch.Generator().manual_seed(0)
-    prompts, n = 200, 8
-    lengths = torch.randint(2, 12, (prompts * n,), generator=generator)
-    rate = torch.rand(prompts, generator=generator).repeat_interleave(n)
-    rate[: 40 * n] = 1.0  # a fifth of the prompts is solved: groups of equal rewards
-    reward = (torch.rand(prompts * n, generator=generator) < rate).float()
-    return Pool([torch.zeros(1)] * (prompts * n), lengths, reward, torch.zeros(0), rate, None, n)  # type: ignore[arg-type]
+def test_the_claims_are_answered_in_a_line_each():
+    names = (
+        "POISE, fresh, energy, n=2", "POISE, lagged, uniform, n=2", "energy-weighted constant, n=1",
+        "prompt probe, fresh, energy, n=1",
+    )  # fmt: skip
+    shares = {"over_rloo": ratio(0.2, 0.18, 0.22), "over_constant": ratio(1.3, 1.2, 1.4)}
+    shares["over_constant_2"] = shares["over_constant"]
+    lines = answers([{"label": "middle", "results": dict.fromkeys(names, shares)}])
+    assert (
+        "middle: POISE, fresh, energy, n=2 beside RLOO, n=8, equal tokens: variance is lower: 0.20 (0.18 to 0.22) times"
+        in lines
+    )
+    assert any("beside energy-weighted constant, n=1, equal tokens: variance is higher: 1.30" in line for line in lines)
+    even = {key: ratio(1.0, 0.9, 1.1) for key in shares}
+    assert all("is not told apart" in line for line in answers([{"label": "a", "results": dict.fromkeys(names, even)}]))
 
 
-@pytest.mark.parametrize("n", [1, 2, 8])
-def test_batches_have_the_budget_and_share_nothing_in_a_pass(pool, n):
-    passes = batches(pool, n, 400.0, np.random.default_rng(0))
-    assert len(passes) == 8 // n
-    seen: set = set()
-    for drawn in passes:
-        rows = np.concatenate(drawn)
-        assert len(set(rows)) == len(rows) and not seen & set(rows)
-        seen |= set(rows)
-        prompts = [set(batch // 8) for batch in drawn]
-        assert sum(map(len, prompts)) == len(set.union(*prompts))
-        tokens = [int(pool.length_R[batch].sum()) for batch in drawn]
-        assert np.mean(tokens) == pytest.approx(400, rel=0.05)
-
-
-def test_what_dapo_throws_away_is_paid_for(pool):
-    """The same rows drawn; the equal groups' tokens are in the budget and not in the gradient's denominator."""
-    methods = {method.name: method for method in METHODS}
-    passes = batches(pool, 8, 400.0, np.random.default_rng(0))
-    score_RK = torch.randn(len(pool.length_R), 3, generator=torch.Generator().manual_seed(1))
-    value_R = torch.full((len(pool.length_R),), 0.5)
-    grpo = gradients(methods["GRPO, n=8"], pool, score_RK, value_R, value_R, passes[0])
-    dapo = gradients(methods["DAPO, n=8"], pool, score_RK, value_R, value_R, passes[0])
-    for place, rows in enumerate(passes[0]):
-        equal = np.repeat(pool.reward_R[rows].view(-1, 8).std(dim=1).numpy() == 0, 8)
-        length = pool.length_R[rows].numpy()
-        assert equal.any() and np.allclose(dapo[place] * length[~equal].sum(), grpo[place] * length.sum(), atol=1e-5)
+def test_too_few_prompts_are_refused():
+    with pytest.raises(ValueError, match="1 prompts with 1 counted"):
+        moments(planted(np.random.default_rng(0), prompts=1), np.ones((2, 1)))
 
 
 def test_scores_of_values():

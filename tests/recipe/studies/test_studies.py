@@ -61,18 +61,34 @@ def test_values_are_studied_and_a_finished_seed_is_kept(assets, tmp_path):
     assert matplotlib.image.imread(tmp_path / "value_study.png")[..., :3].std() > 0.05
 
 
-def test_gradients_are_studied(assets, tmp_path):
-    done = study(
-        "gradient_variance", assets, tmp_path, "--model", assets / "model", "--data", assets / "train.parquet",
-        "--fit-prompts", 16, "--rollouts", 12, "--directions", 4,
+def test_gradients_are_studied_and_a_finished_checkpoint_is_kept(assets, tmp_path):
+    folder = str(assets).replace("_s0", "_s{seed}")
+    command = (
+        "gradient_variance", assets, tmp_path, "--model", f"start={folder}/model", f"again={folder}/model",
+        "--data", f"{folder}/train.parquet", "--fit-prompts", 32, "--prompts", 16, "--rollouts", 16, "--directions", 4,
     )  # fmt: skip
+    done = study(*command)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "POISE, n=2 beside GRPO, n=8, equal tokens: variance / signal is" in done.stdout
-    results = json.loads((tmp_path / "gradient_variance.json").read_text())["results"]
-    assert {"GRPO, n=8", "DAPO, n=8", "POISE, n=2", "RLOO, n=2"} <= set(results)
-    assert all(entry["variance"]["low"] <= entry["variance"]["high"] for entry in results.values())
-    assert "| POISE, n=2 |" in (tmp_path / "gradient_variance.md").read_text()
+    assert "start: POISE, fresh, energy, n=2 beside RLOO, n=8, equal tokens: variance is" in done.stdout
+    first, second = json.loads((tmp_path / "gradient_variance.json").read_text())["checkpoints"]
+    assert (first["label"], second["label"]) == ("start", "again")
+    results = first["results"]
+    assert results == second["results"], "the same checkpoint with the same seed"
+    assert {"GRPO, n=8", "DAPO, n=8", "OTB (verl), n=8", "POISE, lagged, uniform, n=2"} <= set(results)
+    for name, entry in results.items():
+        assert 0 < entry["variance"]["low"] <= entry["variance"]["value"] <= entry["variance"]["high"], name
+    assert results["RLOO, n=8"]["over_rloo"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert results["energy-weighted constant, n=1"]["over_constant"]["high"] == 1.0
+    assert first["energies"]["true |s|^2"]["correlation"] == pytest.approx(1.0)
+    assert all(0 <= entry["constant"] <= 1 for entry in first["energies"].values())
+    assert set(first["worth"]) == {"equal", "energy"} and "a sibling's states" in first["worth"]["equal"]
+    text = (tmp_path / "gradient_variance.md").read_text()
+    widths = {len(line.replace(r"\|", "").split("|")) for line in text.split("\n") if line.startswith("| sum")}
+    assert len(widths) == 1, "a name breaks its table"
+    assert "| POISE, fresh, energy, n=2 | yes |" in text and "| the prompt's state |" in text
     assert matplotlib.image.imread(tmp_path / "gradient_variance.png")[..., :3].std() > 0.05
+    again = study(*command)
+    assert again.returncode == 0 and again.stdout.count("done before") == 2
 
 
 def test_too_few_prompts_are_said(assets, tmp_path, capsys):
@@ -80,4 +96,8 @@ def test_too_few_prompts_are_said(assets, tmp_path, capsys):
     assert value_study.main([*common, "--fit-prompts", "40", "--held-out", "12"]) == 2
     assert "40 fit and 12 held-out prompts are wanted, the file has 48" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--fit-prompts", "48"]) == 2
-    assert "--fit-prompts must leave some" in capsys.readouterr().err
+    assert "--fit-prompts 48 must leave some" in capsys.readouterr().err
+    assert gradient_variance.main([*common, "--model", f"a={assets}/model", f"a={assets}", "--fit-prompts", "16"]) == 2
+    assert "write NAME=PATH" in capsys.readouterr().err
+    assert gradient_variance.main([*common, "--fit-prompts", "16", "--energy", "warmth"]) == 2
+    assert "want one of" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""The embedded tasks by name: what differs between them, so that everything else is written once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recipe.poise.quickstart import behaviours, model, tasks, uneven, uneven_behaviours
+from recipe.poise.quickstart.behaviours import Behaviour
+from recipe.poise.quickstart.tasks import Part, Problem, Source
+
+
+@dataclass(frozen=True)
+class Task:
+    """An embedded task. `launch/quickstart.sh --task NAME` trains on it with the config ``poise_NAME``."""
+
+    name: str
+    levels: Sequence[Source]
+    careful: Behaviour
+    first_lesson: Behaviour
+    """What the warm start shows first, alone: the careful way."""
+    careful_opening: Callable[[Problem], str]
+    shares: Callable[[Problem], dict[Behaviour, float]]
+    """Of each behaviour in the demonstrations of a problem."""
+    recorded_shares: dict[str, Any]
+    """The same as plain data, for the record of a model."""
+    words: str
+    """What responses say beside numbers."""
+    numbers: Sequence[int]
+    max_response: int
+    """Tokens; demonstrations are cut there, as rollouts are."""
+    steps: int
+    """Of the warm start."""
+    batch: int
+    careful_share: float
+    """First share of the steps that shows careful demonstrations only."""
+    micro_batches: int
+    """Parts of a batch, by length, so that short demonstrations are not padded to the longest."""
+    val_prompts: int
+    train_prompts: int = 2560
+
+    def recorded_levels(self) -> list[dict[str, Any]]:
+        return [asdict(level) for level in self.levels]  # type: ignore[call-overload]
+
+    def distinct_problems(self, part: Part, count: int, seed: int) -> list[Problem]:
+        """`count` problems of one part with different questions."""
+        return tasks.distinct_problems(part, count, seed, self.levels)
+
+
+QUICKSTART = Task(
+    name="quickstart",
+    levels=tasks.LEVELS,
+    careful=behaviours.careful,
+    first_lesson=behaviours.careful,
+    careful_opening=behaviours.careful_opening,
+    shares=lambda problem: behaviours.SHARES,
+    recorded_shares={behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()},
+    words=model.WORDS,
+    numbers=model.numbers(),
+    max_response=64,
+    steps=700,
+    batch=64,
+    careful_share=0.5,
+    micro_batches=1,
+    val_prompts=128,
+)
+UNEVEN = Task(
+    name="uneven",
+    levels=uneven.LEVELS,
+    careful=uneven_behaviours.careful,
+    first_lesson=uneven_behaviours.plain,
+    careful_opening=uneven_behaviours.careful_opening,
+    shares=uneven_behaviours.shares,
+    recorded_shares={
+        "middle": uneven.MIDDLE,
+        "slope": uneven.SLOPE,
+        **{
+            family: {behaviour.__name__: share for behaviour, share in failures.items()}
+            for family, failures in uneven_behaviours.FAILURES.items()
+        },
+    },
+    words=uneven_behaviours.WORDS,
+    numbers=uneven.numbers(),
+    max_response=192,
+    steps=1000,
+    batch=16,
+    careful_share=0.5,
+    micro_batches=4,
+    val_prompts=192,
+)
+TASKS = {task.name: task for task in (QUICKSTART, UNEVEN)}
