@@ -19,7 +19,7 @@ from recipe.poise.capture.hook import TokenSpans
 
 SUM, MEAN = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm"), "seq-mean-token-mean"
 AGGREGATIONS = (*SUM, MEAN)  # verl's actor.loss_agg_mode
-COHERENCE = 0.3  # measured against true norms, see docs/comparison.md
+COHERENCE = 0.3  # measured against true norms, see docs/gradient.md
 
 
 def score_weights(

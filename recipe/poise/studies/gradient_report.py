@@ -38,11 +38,17 @@ def pooled(parts: list[dict]) -> tuple[float, ...]:
     return tuple(float(x) for x in (np.exp(mean), np.exp(mean - down), np.exp(mean + up), values.min(), values.max()))
 
 
+MOST = 1e4  # a ratio beyond it is none
+
+
 def cell(parts: list[dict], form: str = "{:.3f}") -> str:
     """A ratio as the tables have it."""
     mean, low, high, lowest, highest = pooled(parts)
     if not np.isfinite(mean):
         return "–"
+    # a signal that is not told from zero bounds no ratio
+    if not high < MOST or low < 1 / MOST:
+        return "not bounded"
     text = f"{form.format(mean)} ({form.format(low)} to {form.format(high)})"
     return text if len(parts) == 1 else f"{text}; seeds {form.format(lowest)}–{form.format(highest)}"
 
