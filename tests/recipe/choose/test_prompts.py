@@ -9,6 +9,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from torch.utils.data import Dataset
+from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from recipe.poise.capture.engine import PROMPT_FIELD, PROMPT_FLAG
@@ -116,5 +117,10 @@ def test_the_loader_hands_out_what_the_chooser_says_with_its_rollouts():
     plain = collate_fn([Rows()[2], Rows()[0]])
     assert set(batch) - set(plain) == {ROLLOUTS_FIELD} and batch[ROLLOUTS_FIELD].dtype == object
     assert all(np.array_equal(batch[name], plain[name]) for name in plain)
+    # as verl's trainer packs it, and its agent loop takes it apart
+    batch["uid"] = np.array(["a", "b"], dtype=object)
+    parts = tu.concat_tensordict([tu.get_tensordict(dict(batch)), tu.get_tensordict(dict(batch))]).chunk(2)
+    assert [part[ROLLOUTS_FIELD][row] for part in parts for row in range(2)] == [3, 1, 3, 1]
+    assert [len(range(part.get(ROLLOUTS_FIELD)[row].data)) for part in parts for row in range(2)] == [3, 1, 3, 1]
     chooser.given = lambda places: None
     assert set(next(loader)) == set(plain) and loader.state_dict() == {}
