@@ -23,6 +23,7 @@ MISSING = "missing"
 VALIDATION = re.compile(r"val-core/(?P<source>.+)/(?:acc|reward)/mean@(?P<n>\d+)")
 REWARD = "critic/score/mean"
 CORRELATION = "poise/correlation"
+GRADIENT = "poise/gradient_variance_ratio"
 VARIANCE, VARIANCE_RLOO = "poise/advantage_variance", "poise/advantage_variance_rloo"
 AGREEMENT = "training/rollout_actor_probs_pearson_corr"
 STEP_SECONDS, VALIDATION_SECONDS = "timing_s/step", "timing_s/testing"
@@ -98,6 +99,7 @@ def table(metrics: Metrics) -> list[tuple[str, str]]:
         ("training steps", str(len(metrics.series(REWARD).steps))),
         ("minutes in steps, validation apart", shown(sum(seconds) / 60 if seconds else None, ".1f")),
         ("probe correlation, last 10 steps", shown(mean(correlation[-10:]))),
+        ("gradient variance over RLOO's, last 10 steps", shown(mean(metrics.series(GRADIENT).values[-10:]))),
         ("advantage variance over RLOO's, last 10 steps", shown(_ratio(variance.values[-10:], rloo.values[-10:]))),
         ("rollout and actor agree (Pearson), lowest", shown(min(agreement, default=None), ".6f")),
     ]
@@ -141,12 +143,12 @@ def draw(metrics: Metrics, path: Path) -> None:
     reward.plot(series.steps, series.values, color="tab:green")
     _finish(reward, "Training reward, mean of the batch", "reward")
 
-    series = metrics.series(CORRELATION)
-    probe.plot(series.steps, series.values, label="correlation of prediction and sibling reward")
+    series = metrics.series(GRADIENT)
+    probe.plot(series.steps, series.values, label="variance of the gradient over RLOO's")
     for name, label in ((VARIANCE, "variance of the advantage"), (VARIANCE_RLOO, "the same rows with RLOO")):
         series = metrics.series(name)
         probe.plot(series.steps, series.values, label=label, linestyle="-" if name == VARIANCE else "--")
-    _finish(probe, "Probe and advantage", "")
+    _finish(probe, "What the baseline does", "")
 
     timed = {name: metrics.series(f"timing_s/{name}") for name in PHASES}
     timed = {name: series for name, series in timed.items() if series.values}

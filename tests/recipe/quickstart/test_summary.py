@@ -28,6 +28,7 @@ def step_data(step):
     return {
         "critic/score/mean": 0.3 + step / 100,
         "poise/correlation": float("nan") if step == 1 else 0.5,
+        "poise/gradient_variance_ratio": 0.25,
         "poise/advantage_variance": 0.1,
         "poise/advantage_variance_rloo": 0.2,
         "training/rollout_actor_probs_pearson_corr": 0.9999999 - step / 1e6,
@@ -47,6 +48,7 @@ def test_table_of_a_whole_run(write):
     assert rows["training steps"] == "4"
     assert rows["minutes in steps, validation apart"] == "2.0"
     assert rows["probe correlation, last 10 steps"] == "0.500"
+    assert rows["gradient variance over RLOO's, last 10 steps"] == "0.250"
     assert rows["advantage variance over RLOO's, last 10 steps"] == "0.500"
     assert rows["rollout and actor agree (Pearson), lowest"] == "0.999996"
 
