@@ -80,6 +80,10 @@ def scratch_folder(options) -> Path:
     return Path(tempfile.mkdtemp(prefix="poise-gpu-", dir=options.scratch))
 
 
+# Python before 3.11.4 knows no filters; the archives are our own
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
 def unpack(pack: Path, folder: Path) -> None:
     archives = sorted(pack.glob("*.tar.xz"))
     if not archives:
@@ -87,7 +91,7 @@ def unpack(pack: Path, folder: Path) -> None:
 
     def one(archive: Path) -> None:
         with tarfile.open(archive) as file:
-            file.extractall(folder, filter="data")
+            file.extractall(folder, **SAFELY)
 
     with ThreadPoolExecutor() as pool:  # decompression lets other threads run
         list(pool.map(one, archives))
