@@ -31,9 +31,9 @@ def test_rollout_and_actor_agree_while_the_weights_move(unbroken):
     assert shards[0] != shards[1]
 
 
-def test_the_probe_takes_over_and_reports(unbroken):
+def test_the_probe_is_there_from_the_first_step_and_reports(unbroken):
     first, last = unbroken.metrics[1], unbroken.metrics[4]
-    assert first["poise/share_rloo"] == 1.0  # nothing was fitted before the first step
+    assert first["poise/share_probe"] == 1.0  # cross-fitted on the step's other prompts: nothing is earlier
     for step in unbroken.metrics.values():
         assert step["poise/rows"] == 32
         assert {"poise/time_capture_s", "poise/time_predict_s", "poise/time_fit_s"} <= set(step)
