@@ -22,6 +22,11 @@ AGGREGATIONS = (*SUM, MEAN)  # verl's actor.loss_agg_mode
 COHERENCE = 0.3  # measured against true norms, see docs/gradient.md
 
 
+def coherent(square: Tensor, root: Tensor, coherence: float = COHERENCE) -> Tensor:
+    """Energy of a response from the sum of its tokens' squared norms and the sum of their norms."""
+    return (1.0 - coherence) * square + coherence * root.square()
+
+
 def score_weights(
     log_prob_T: Tensor,
     response_mask_Y: Tensor,
@@ -56,7 +61,7 @@ def score_weights(
     columns_Y3 = torch.stack([energy_Y, counted_Y.double(), energy_Y.sqrt()], dim=1)
     sums_R3 = columns_Y3.new_zeros(rows, 3).index_add_(0, row_Y, columns_Y3)
     sums_R2, root_R = sums_R3[:, :2].clone(), sums_R3[:, 2]
-    sums_R2[:, 0] = (1.0 - coherence) * sums_R2[:, 0] + coherence * root_R.square()
+    sums_R2[:, 0] = coherent(sums_R2[:, 0], root_R, coherence)
     if loss_agg_mode == MEAN:
         sums_R2 = sums_R2 / sums_R2[:, 1:].clamp(min=1.0).square()
     return sums_R2.float()

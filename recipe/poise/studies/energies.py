@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recipe.poise.capture.energy import COHERENCE
+from recipe.poise.capture.energy import COHERENCE, coherent
 from recipe.poise.studies.rollout_pool import Policy
 
 DEFAULT = f"sum (1-pi)^2, coherent {COHERENCE}"  # recipe.poise.capture.energy
@@ -70,7 +70,7 @@ def measures(seen: Pass, seed: int = 0) -> dict[str, Tensor]:
         "(sum (1-pi))^2": miss_RT.sum(1).square(),
         "(sum |d|)^2": root_RT.sum(1).square(),
         "sum (1-pi)^2, coherent 0.1": 0.9 * chosen + 0.1 * miss_RT.sum(1).square(),
-        DEFAULT: (1 - COHERENCE) * chosen + COHERENCE * miss_RT.sum(1).square(),
+        DEFAULT: coherent(chosen, miss_RT.sum(1)),
         "sum (1-pi)^2 x sqrt length": chosen * length_R.sqrt(),
         "sum (1-pi)^2 x length": chosen * length_R,
         "sum by token id (1-pi), squared": (same_RTT * miss_RT.unsqueeze(1) * miss_RT.unsqueeze(2)).sum((1, 2)),

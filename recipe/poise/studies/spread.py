@@ -2,8 +2,8 @@
 
     python -m recipe.poise.studies.spread --model assets/model --data assets/val.parquet --max-tokens 192
 
-Each prompt is answered k times at temperature 1. Energy e of a rollout: sum over its response of (1 - pi)^2, see
-`recipe.poise.capture.energy`; the baseline of least variance of a prompt is b* = E[e r] / E[e].
+Each prompt is answered k times at temperature 1. Energy e of a rollout: that of `recipe.poise.capture.energy`, from
+the chosen tokens alone; the baseline of least variance of a prompt is b* = E[e r] / E[e].
 Shapes: P prompts, k rollouts of each.
 """
 
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recipe.poise.capture.energy import coherent
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.scoring import load_reward
 from recipe.poise.studies.rollout_pool import REWARD, Policy, _score
@@ -82,9 +83,10 @@ def rollouts(policy: Policy, rows: list[dict], k: int, limit: int, reward: str) 
     for start in range(0, len(ids), 256):
         part, part_lengths = ids[start : start + 256], lengths[start : start + 256]
         log_prob_RL, _ = policy.log_probs(*policy.batch(part))
-        energy_RL = torch.expm1(log_prob_RL.double()).square()
-        for energy_L, row, length in zip(energy_RL, part, part_lengths, strict=True):
-            energies.append(float(energy_L[len(row) - length - 1 : len(row) - 1].sum()))
+        miss_RL = -torch.expm1(log_prob_RL.double())  # 1 - pi
+        for miss_L, row, length in zip(miss_RL, part, part_lengths, strict=True):
+            miss_Y = miss_L[len(row) - length - 1 : len(row) - 1]
+            energies.append(float(coherent(miss_Y.square().sum(), miss_Y.sum())))
     return tuple(torch.tensor(column).double().view(-1, k) for column in (rewards, energies, lengths))  # type: ignore
 
 
