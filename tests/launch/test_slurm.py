@@ -248,7 +248,9 @@ def test_training_over_two_nodes_and_a_requeue_changes_nothing(slurm, write_trai
     expected, found = metrics(roots[0]), metrics(roots[1])
     assert sorted(expected) == sorted(found) == list(range(1, 7))
     for step in expected:
-        names = [name for name in expected[step] if name.startswith("poise/") and "time_" not in name]
+        # not compared: seconds; bins of the calibration, which jump where rounding moves a row over an edge
+        left_out = ("poise/time_", "poise/calibration_")
+        names = [name for name in expected[step] if name.startswith("poise/") and not name.startswith(left_out)]
         names += ["critic/score/mean", "response_length/mean", "actor/entropy", "actor/grad_norm"]
         assert {name: found[step][name] for name in names} == pytest.approx(
             {name: expected[step][name] for name in names}, rel=5e-3, abs=5e-4

@@ -1,20 +1,23 @@
 """Compare methods: run a matrix of them, and report on runs.
 
 python -m recipe.poise.compare run launch/runs/compare/{poise,dapo,grpo,rloo}.yaml --seeds 0 1 2 --out report
-python -m recipe.poise.compare report outputs/runs/compare/*_s* --out report
+python -m recipe.poise.compare run launch/runs/compare/{poise,dapo}.yaml --task uneven --seeds 0 1 2 --out report
+python -m recipe.poise.compare report outputs/runs/compare/quickstart/*_s* --out report
 python -m recipe.poise.compare report grpo=wandb_export.csv poise=tensorboard_folder --out report
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
 from launch.runfile import RunFileError
-from recipe.poise.compare.matrix import cells, run_all
+from recipe.poise.compare.matrix import TASK, cells, run_all
 from recipe.poise.compare.readers import NothingLogged, ReadError, Run, read_run
 from recipe.poise.compare.report import write_report
+from recipe.poise.quickstart.registry import QUICKSTART, TASKS
 
 TITLE = "POISE beside other estimators"
 
@@ -27,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="methods x seeds, one after the other; goes on where it was stopped")
     run.add_argument("files", nargs="+", type=Path, metavar="RUN.yaml", help="run files; POISE_SEED is set for each")
     run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    run.add_argument("--task", choices=TASKS, default=QUICKSTART.name, help="the embedded task; POISE_TASK is set")
     run.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="Hydra override of all runs")
     run.add_argument("--retry", action="store_true", help="start runs again that crashed too often")
     report = commands.add_parser("report", help="from runs that are there")
@@ -57,6 +61,7 @@ def read_all(paths: list[str]) -> tuple[list[Run], list[str]]:
 
 def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """The folders of all runs, and whether all are done."""
+    os.environ[TASK] = arguments.task
     matrix = cells(arguments.files, arguments.seeds)
     complete = True
     print(f"{len(matrix)} runs, {sum(cell.done for cell in matrix)} of them done", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from launch.attempts import Attempts
 from launch.runfile import load
 
-SEED = "POISE_SEED"  # the run files read it
+SEED, TASK = "POISE_SEED", "POISE_TASK"  # the run files read them
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Settings:
     def model_record(self) -> dict[str, Any]:
         """As plain data, what the weights depend on."""
         task = TASKS[self.task]
-        own = {"warm_start": asdict(self.warm_start), "seed": self.seed}
+        own = {"warm_start": asdict(self.warm_start), "seed": self.warm_start.seed}
         return {"format": FORMAT, **own, "behaviours": task.recorded_shares, "levels": task.recorded_levels()}
 
 
@@ -60,7 +60,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             steps=arguments.steps or steps,
             batch=32 if arguments.fast else task.batch,
             careful_share=task.careful_share,
-            seed=arguments.seed,
+            seed=arguments.seed if arguments.model_seed is None else arguments.model_seed,
         ),
         train_prompts=arguments.train_prompts or train_prompts,
         val_prompts=arguments.val_prompts or val_prompts,
@@ -82,7 +82,7 @@ def new_tokenizer(task: Task = QUICKSTART) -> PreTrainedTokenizerFast:
 
 def trained_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """The model after its warm start; a progress bar shows how far it is."""
-    model = make_model(tokenizer, settings.seed)
+    model = make_model(tokenizer, settings.warm_start.seed)
     train(model, tokenizer, settings.warm_start, TASKS[settings.task])
     return model
 
@@ -153,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, required=True, help="folder of the assets")
     options.add_argument("--task", choices=TASKS, default=QUICKSTART.name, help="which embedded task")
     options.add_argument("--seed", type=int, default=0, help="of problems, weights and demonstrations")
+    options.add_argument("--model-seed", type=int, help="of weights and demonstrations alone (default: --seed)")
     options.add_argument("--fast", action="store_true", help="in half a minute, for tests: valid, but hardly trained")
     options.add_argument("--train", action="store_true", help="warm-start the model although the package has it")
     options.add_argument("--steps", type=positive, help="warm-start steps")

@@ -6,8 +6,9 @@ from launch.compose import resolved
 from launch.runfile import ROOT, load
 from probe import FeatureLayout
 from probe.estimators import make_estimator
-from recipe.poise.compare.matrix import SEED
+from recipe.poise.compare.matrix import SEED, TASK
 from recipe.poise.config import check_config
+from recipe.poise.quickstart.registry import TASKS
 
 FOLDER = ROOT / "launch/runs/compare"
 METHODS = sorted(path.stem for path in FOLDER.glob("[!_]*.yaml"))
@@ -41,6 +42,19 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
     if config.algorithm.adv_estimator == "poise":
         check_config(config)
+
+
+def test_the_task_changes_the_config_and_the_folder_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("POISE_RUNS", str(tmp_path))
+    runs = {}
+    for task in TASKS:
+        monkeypatch.setenv(TASK, task)
+        runs[task] = load(FOLDER / "poise.yaml")
+        assert runs[task].root == tmp_path / "compare" / task / "poise_s0"
+        assert f"--task {task} --seed 0 --model-seed 0" in runs[task].prepare[0]
+    configs = {task: resolved(run, cluster=False) for task, run in runs.items()}
+    assert [config.data.max_response_length for config in configs.values()] == [64, 192]
+    assert len({config.data.train_batch_size for config in configs.values()}) == 1
 
 
 @pytest.mark.parametrize(

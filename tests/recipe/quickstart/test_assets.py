@@ -140,6 +140,15 @@ def test_fast_changes_defaults_and_explicit_values_count():
     assert settings_of(options().parse_args(["--out", "x", "--seed", "3"])).warm_start.seed == 3
 
 
+def test_seeds_of_the_problems_can_share_one_model():
+    one, other, own = (
+        settings_of(options().parse_args(["--out", "x", *arguments]))
+        for arguments in ([], ["--seed", "3", "--model-seed", "0"], ["--seed", "3"])
+    )
+    assert other.model_record() == one.model_record() != own.model_record()
+    assert other.record() != one.record()
+
+
 def test_the_program_says_when_there_is_nothing_to_do(made):
     command = [sys.executable, "-m", "recipe.poise.quickstart.prepare", "--out", str(made)]
     sizes = ["--steps", "2", "--train-prompts", "20", "--val-prompts", "8"]
