@@ -4,6 +4,10 @@ import json
 from collections import Counter
 
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from recipe.poise.studies import prompt_study
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -49,6 +53,22 @@ def test_candidates_are_judged_and_what_became_of_them_is_said(unbroken):
         assert step["poise/prompt_window_rows"] == number * 16
     assert unbroken.metrics[4]["poise/select_known"] >= 0
     assert "timing_s/prompt_pass" in unbroken.metrics[3] and "timing_s/prompt_pass" not in unbroken.metrics[4]
+
+
+def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path):
+    run = unbroken.checkpoints.parent
+    with initialize_config_module("recipe.poise.config", version_base=None):
+        OmegaConf.save(compose("poise_quickstart", overrides=list(unbroken.overrides)), run / "config.yaml")
+    arguments = ["--run", str(run), "--prompts", "12", "--k", "2", "--bins", "2", "--out", str(tmp_path)]
+    assert prompt_study.main(arguments) == 0
+    records = json.loads((tmp_path / "prompt_study.json").read_text())[0]["records"]
+    assert [(item["step"], item["prompts"]) for item in records] == [
+        (step, kind) for step in (2, 4) for kind in (prompt_study.NEVER, prompt_study.BEFORE)
+    ]
+    for item in records:
+        asked_before = item["prompts"] == prompt_study.BEFORE
+        assert len(item["results"]) == (3 if asked_before else 2)
+        assert all(0 <= found["mae"] <= 1 for found in item["results"].values())
 
 
 def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):

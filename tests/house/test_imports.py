@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.compare": {"launch"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
-        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "cpu", "evaluate")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "config", "cpu", "evaluate", "trainer")),
     },
 }
 
