@@ -37,7 +37,7 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     assert config.poise.select.seed == 3 and config.poise.select.candidates == (4 if method.endswith("_select") else 1)
     rollout, actor = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor
     assert (config.algorithm.adv_estimator, rollout.n) == ESTIMATORS[method]
-    assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 64
+    assert config.data.train_batch_size * rollout.n == actor.ppo_mini_batch_size * rollout.n == 32
     assert config.critic.enable == (config.algorithm.adv_estimator in ("poise", "gae"))
     assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
     if config.algorithm.adv_estimator == "poise":
