@@ -1,5 +1,7 @@
 """The report's figures; each function draws one matplotlib figure."""
 
+from collections.abc import Sequence
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -38,11 +40,11 @@ def _draw(axes, bands: dict[str, Band], order: list[str]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
 
 
-def accuracy_figure(methods: list[Method], level: float | None) -> Figure:
-    """Validation accuracy over updates, seconds and generated tokens."""
+def accuracy_figure(methods: list[Method], level: float | None, over: Sequence[str] = tuple(AXES)) -> Figure:
+    """Validation accuracy over each of some `AXES`."""
     order = [method.name for method in methods]
-    figure, panels = plt.subplots(1, len(AXES), figsize=(13, 4), sharey=True, layout="constrained")
-    for panel, axis in zip(panels, AXES, strict=True):
+    figure, panels = plt.subplots(1, len(over), figsize=(13, 4), sharey=True, layout="constrained")
+    for panel, axis in zip(panels, over, strict=True):
         _draw(panel, accuracy_bands(methods, axis), order)
         panel.set_xlabel(UNITS.get(axis, axis))
         if level is not None:
