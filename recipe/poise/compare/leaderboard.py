@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recipe.poise.compare import contrast, summary
+from recipe.poise.compare import contrast, measures, summary
 from recipe.poise.compare.contrast import Estimate, Horizon
 from recipe.poise.compare.readers import ReadError
 from recipe.poise.compare.records import RATE, SECONDS, Record, rate_text
@@ -250,9 +250,7 @@ def _all(texts) -> str:
 
 def notes(board: Board) -> list[str]:
     """What keeps the runs from being compared as equals."""
-    if not board.methods:
-        return []
-    found = summary.notes(board.methods)
+    found = summary.notes(board.methods) if board.methods else []
     for name, records in board.records.items():
         commits, forms = (
             {record.commit for record in records},
@@ -271,6 +269,19 @@ def notes(board: Board) -> list[str]:
         names = "; ".join(sorted(machine or "not known" for machine in machines))
         found.append(f"runs are of {len(machines)} machines ({names}): their seconds do not compare")
     for name in BASELINES:
-        if board.method(name) is None:
+        if board.methods and board.method(name) is None:
             found.append(f"no run of {name}: no costs over what it paid")
+    return found + [f"learning rates tried: {note}" for note in tuning_notes(board.tuning)]
+
+
+def tuning_notes(records: Sequence[Record]) -> list[str]:
+    """The same of runs that settings were chosen on."""
+    found = [f"{record.name} is not finished" for record in records if not record.finished]
+    for what, values in (
+        ("accuracies are of different protocols", {measures.protocol(record.run) for record in records}),
+        ("runs are of several commits", {short(record.commit) for record in records}),
+        ("runs differ in length: updates", {str(record.updates.step[-1]) for record in records if record.finished}),
+    ):
+        if len(values) > 1:
+            found.append(f"{what} ({', '.join(sorted(values))})")
     return found

@@ -15,8 +15,8 @@ from recipe.poise.compare.tables import Table
 OVER = ("generated tokens", "seconds")
 INTRODUCTION = (
     "Runs of real training, all from the same entry, model, data, reward and rollouts per update; what the methods are "
-    "and how to run them is in [the comparison](comparison.md). Made from records of the runs by "
-    "`python -m recipe.poise.compare leaderboard`."
+    "and how to run them is in [the comparison](comparison.md). Made from the runs' records by `python -m "
+    "recipe.poise.compare leaderboard docs/leaderboard/runs --out docs/leaderboard.md`."
 )
 
 

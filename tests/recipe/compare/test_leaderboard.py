@@ -69,6 +69,12 @@ def test_tuning_seeds_are_in_their_own_table_alone(records, made):
     assert leaderboard.tried_table(boards(records)[0]) is None
     (only,) = boards(tuning)
     assert only.methods == [] and leaderboard.notes(only) == []
+    short = made("poise", 102, 0.9, finished=False, commit="d" * 40)
+    said = leaderboard.notes(boards([*tuning, short])[0])
+    assert said == [
+        "learning rates tried: quickstart/poise_lr1e-4_s102.json is not finished",
+        "learning rates tried: runs are of several commits (ccccccc, ddddddd)",
+    ]
 
 
 def column_texts(table, name):
