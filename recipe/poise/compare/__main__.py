@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (board, check):
         command.add_argument("runs", nargs="+", metavar="[METHOD=]PATH", help=RECORDS)
     for command in (record, board, check):
-        command.add_argument("--unfinished", action="store_true", help="take run folders that are not done too")
+        command.add_argument("--unfinished", action="store_true", help="take runs that are not done too")
     return options
 
 

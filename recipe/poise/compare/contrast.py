@@ -21,6 +21,7 @@ from recipe.poise.compare.readers import Run
 from recipe.poise.compare.summary import AXES, Method, costs_by_seed
 
 LEVEL = 0.95
+SEEDS_FOR_A_MEDIAN = 6  # with which lowest to highest holds it with that level: 1 - 2 / 2^6
 Cost = Literal["tokens", "seconds", "updates"]
 Score = Literal["final", "gain", "area_over_updates", "area_over_tokens"]
 COSTS, SCORES = get_args(Cost), get_args(Score)

@@ -151,7 +151,8 @@ def difference_table(board: Board, subject: str) -> Table | None:
         rows.append([Cell(other.name), Cell(str(max(map(len, found)))), *cells])
     return Table(
         f"{subject} less the others",
-        "Paired by seed: mean of the differences (95% interval, Student's t of the paired differences).",
+        "Paired by seed: mean of the differences (95% interval, Student's t of the paired differences). Each interval "
+        "stands for itself: their number is not corrected for.",
         ["less", "seeds", "final accuracy", "area over updates", "area over tokens"],
         rows,
     )

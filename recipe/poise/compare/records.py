@@ -271,7 +271,7 @@ def read_all_records(paths: Iterable[str], unfinished: bool = False) -> list[Rec
     """From ``[METHOD=]PATH``: records, folders of them (at any depth), and run folders.
 
     Raises:
-        ReadError: a path that is none of these; names it.
+        ReadError: a path that is none of these, or a run that is not finished (unless `unfinished`); names it.
     """
     found: list[Record] = []
     for text in paths:
@@ -286,6 +286,11 @@ def read_all_records(paths: Iterable[str], unfinished: bool = False) -> list[Rec
         else:
             found.append(record_run(text, unfinished))
             continue
-        records = [read_record(file) for file in files]
-        found += [replace(record, method=label) for record in records] if label else records
+        for file in files:
+            record = read_record(file)
+            if not (record.finished or unfinished):
+                raise ReadError(
+                    f"{file} is the record of a run that is not finished: leave it out, or say --unfinished"
+                )
+            found.append(replace(record, method=label) if label else record)
     return found

@@ -25,6 +25,7 @@ def references(record: Record, known: Sequence[Record]) -> list[Record]:
         other for other in known
         if (other.task, other.method) == (record.task, record.method) and other.finished and other.seed < TUNING_SEEDS
         and all(other.settings.get(key) == record.settings.get(key) for key in SAME)
+        and other.validation.sources.keys() == record.validation.sources.keys()
     ]  # fmt: skip
 
 

@@ -68,8 +68,13 @@ class Threshold:
             raise SettingError("baseline", None, f"a method: {self.measure} are counted to its accuracy", "dapo")
         if self.measure in MEDIANS and self.baseline is not None:
             raise SettingError("baseline", self.baseline, f"null: {self.measure} is the method's own")
-        if self.statistic != "median" and self.seeds < 2:
-            raise SettingError("seeds", self.seeds, "at least 2: one seed has no interval", 6)
+        fewest = 1 if self.statistic == "median" else contrast.SEEDS_FOR_A_MEDIAN if self.measure in COSTS else 2
+        if self.seeds < fewest:
+            raise SettingError(
+                "seeds",
+                self.seeds,
+                f"at least {fewest}: with fewer {self.measure} have no {contrast.LEVEL:.0%} interval",
+            )
 
     def each(self) -> "list[Threshold]":
         """One for each task and baseline."""

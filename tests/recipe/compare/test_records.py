@@ -73,6 +73,10 @@ def test_a_run_that_is_not_done_is_refused_unless_told(left, tmp_path, capsys):
     assert "not finished (last attempt: crashed). Let it end, or say --unfinished" in capsys.readouterr().err
     record = record_run(str(folder), unfinished=True)
     assert not record.finished and record.run.notes == ["the run is not finished"]
+    assert main(["record", str(folder), "--unfinished", "--out", str(tmp_path / "records")]) == 0
+    board = ["leaderboard", str(tmp_path / "records"), "--out", str(tmp_path / "page.md")]
+    assert main(board) == 2 and "a run that is not finished: leave it out" in capsys.readouterr().err
+    assert main([*board, "--unfinished"]) == 0 and "the run is not finished" in (tmp_path / "page.md").read_text()
     going = record_run(str(left(outcome="running", seed=1)), unfinished=True)
     assert going.updates == record.updates
 

@@ -32,9 +32,9 @@ def verdict(records, **what):
         ({"measure": "tokens", "baseline": "dapo", "at_most": 0.25}, True, "0.250 over 3 seeds, at most 0.25"),
         ({"measure": "tokens", "baseline": "dapo", "at_most": 0.2}, False, "at most 0.2 is wanted: 0.05 short"),
         (
-            {"measure": "tokens", "baseline": "dapo", "statistic": "upper", "at_most": 9.0, "seeds": 3},
+            {"measure": "tokens", "baseline": "dapo", "statistic": "upper", "at_most": 9.0, "seeds": 6},
             False,
-            "not reached over 3 seeds, at most 9 is wanted: never reached",
+            "3 seeds have it, 6 are wanted",
         ),
         ({"measure": "seconds", "baseline": "dapo", "at_most": 0.5}, True, "0.500"),
         ({"measure": "final", "at_least": 0.6}, True, "0.600"),
@@ -57,6 +57,20 @@ def verdict(records, **what):
 def test_a_verdict(records, what, held, text):
     found = verdict(records, **what)
     assert (found.held, text in found.found) == (held, True), found
+
+
+def test_a_seed_that_never_got_there_is_infinite(made):
+    records = [made("dapo", seed, 0.6) for seed in range(6)]
+    what = {"measure": "tokens", "baseline": "dapo", "at_most": 1.0, "seeds": 6}
+    for finals, median, upper in (
+        ((0.8,) * 6, True, True),
+        ((0.8,) * 5 + (0.5,), True, False),
+        ((0.8,) * 2 + (0.5,) * 4, False, False),
+    ):
+        mine = [*records, *(made("poise", seed, final) for seed, final in enumerate(finals))]
+        found = verdict(mine, **what), verdict(mine, **what, statistic="upper")
+        assert [one.held for one in found] == [median, upper]
+        assert all(one.held or one.found.endswith("never reached") for one in found)
 
 
 def test_a_bound_is_for_each_task_and_baseline(tmp_path):
@@ -83,6 +97,10 @@ def test_a_bound_is_for_each_task_and_baseline(tmp_path):
         ("thresholds: [{task: a, method: m, measure: final, at_least: '1'}]", "at_least='1'.*number"),
         ("thresholds: [{task: a, method: m, measure: probe_correlation, baseline: b, at_least: 0.1}]", "method's own"),
         ("thresholds: [{task: a, method: m, measure: final, statistic: lower, at_least: 0.1}]", "seeds=1.*at least 2"),
+        (
+            "thresholds: [{task: a, method: m, measure: tokens, baseline: b, statistic: upper, at_most: 1, seeds: 5}]",
+            "seeds=5: want at least 6",
+        ),
         ("thresholds: [{method: m, measure: final, at_least: 0.1}]", "task is missing"),
         ("thresholds: [", "t.yaml"),
         (None, "t.yaml does not exist"),
