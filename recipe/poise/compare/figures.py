@@ -17,6 +17,7 @@ from recipe.poise.compare.summary import AXES, Band, Method, accuracy_bands, met
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 STYLES = ("-", "--", "-.", ":")
 SHOWN = ("gradient norm", "advantage variance", "zero-advantage share", "response length", "probe correlation")
+FITTING = 6  # names in a panel's legend; more would hide the curves
 UNITS = {"seconds": "seconds in training steps", "updates": "updates"}
 
 
@@ -50,8 +51,10 @@ def accuracy_figure(methods: list[Method], level: float | None, over: Sequence[s
         if level is not None:
             panel.axhline(level, color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
     panels[0].set_ylabel("validation accuracy")
-    if panels[0].has_data():
+    if panels[0].has_data() and len(methods) <= FITTING:
         panels[-1].legend(loc="lower right", fontsize=8)
+    elif panels[0].has_data():
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -98,9 +98,11 @@ def _share(value: float) -> str:
 
 def _cost(values: dict[int, float]) -> Cell:
     found = _interval(contrast.median_of(list(values.values())), _share)
-    missed = sum(math.isinf(value) for value in values.values())
-    reached = f"{len(values) - missed} of {len(values)} seeds"
-    return Cell(found.text, "; ".join(filter(None, [found.range, reached]))) if missed else found
+    reached = sum(math.isfinite(value) for value in values.values())
+    seeds = f"{reached} of {len(values)} seeds"
+    if reached == len(values):
+        return found
+    return Cell(found.text, f"{found.range}; {seeds}" if reached and found.range else seeds)
 
 
 def short(commit: str) -> str:
