@@ -29,7 +29,10 @@ SETTINGS = (
     "data.train_batch_size", "trainer.test_freq", "trainer.total_training_steps",
 )  # fmt: skip
 # per-update metrics of which the median is kept, beside the seconds of each phase
-MEDIANS = ("poise/correlation", "poise/gradient_variance_ratio", "advantage/zero_share", "response_length/mean")
+MEDIANS = (
+    "poise/correlation", "poise/brier_skill", "poise/weight_probe", "poise/gradient_variance_ratio",
+    "advantage/zero_share", "response_length/mean",
+)  # fmt: skip
 TOKENS, DISCARDED, SECONDS = "rollout/generated_tokens", "rollout/discarded_tokens", "timing_s/step"
 Name = Annotated[str, NOT_EMPTY]
 Count = Annotated[int, Range(0)]

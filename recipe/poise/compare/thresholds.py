@@ -29,9 +29,9 @@ from recipe.poise.compare.leaderboard import Board, boards
 from recipe.poise.compare.readers import ReadError
 from recipe.poise.compare.records import Record
 
-Median = Literal["probe_correlation", "gradient_variance_ratio"]
+Median = Literal["probe_weight", "gradient_variance_ratio"]
 Measure = Literal[Cost, Score, Median]
-MEDIANS = {"probe_correlation": "poise/correlation", "gradient_variance_ratio": "poise/gradient_variance_ratio"}
+MEDIANS = {"probe_weight": "poise/weight_probe", "gradient_variance_ratio": "poise/gradient_variance_ratio"}
 Text = Annotated[str, NOT_EMPTY]
 Texts = Text | Annotated[tuple[Text, ...], NOT_EMPTY]
 
@@ -44,7 +44,8 @@ class Threshold:
         task, method: whose runs.
         measure: tokens, seconds, updates: to the baseline's final accuracy, over what the baseline paid. final, gain
             (final less start), area_over_updates, area_over_tokens: less the baseline's, or by itself without one.
-            probe_correlation, gradient_variance_ratio: median over the updates of what POISE logs by these names.
+            probe_weight (the guard's, of the probe), gradient_variance_ratio (over that with RLOO's baseline): medians
+            over the updates.
         baseline: the method that it is measured against.
         statistic: over seeds: the median, or a bound of the interval (of the median for costs, else of the mean).
         at_most, at_least: one of them.

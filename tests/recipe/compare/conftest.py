@@ -24,7 +24,7 @@ def logged(updates: int = 8) -> dict[int, dict[str, float]]:
     for step in range(1, updates + 1):
         steps[step] = {
             "timing_s/step": 10.0, "timing_s/gen": 4.0 + step % 2, "rollout/generated_tokens": 1000.0,
-            "rollout/discarded_tokens": 100.0 * (step == updates), "actor/grad_norm": 1.0, "poise/correlation": 0.3,
+            "rollout/discarded_tokens": 100.0 * (step == updates), "actor/grad_norm": 1.0, "poise/weight_probe": 0.3,
         }  # fmt: skip
         if step % 2 == 0:
             level = 0.2 + 0.4 * step / updates

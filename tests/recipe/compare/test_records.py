@@ -12,7 +12,7 @@ from recipe.poise.compare.records import rate_text, read_all_records, read_recor
 
 
 def test_a_record_tells_what_the_folder_tells(left, tmp_path):
-    folder = left(overrides=("actor_rollout_ref.actor.optim.lr=2e-4",), seed=3)
+    folder = left(overrides=("actor_rollout_ref.actor.optim.lr=3e-4",), seed=3)
     record = record_run(str(folder))
     mine, its = measures.measure(record.run), measures.measure(read_run(str(folder)))
     for name in ("updates", "start", "final", "sources", "seconds", "tokens", "tokens_exact", "discarded_share"):
@@ -23,12 +23,12 @@ def test_a_record_tells_what_the_folder_tells(left, tmp_path):
         "quickstart",
         "poise",
         3,
-        2e-4,
+        3e-4,
         True,
     )
-    assert record.overrides == ("actor_rollout_ref.actor.optim.lr=2e-4",)
-    assert record.settings["actor_rollout_ref.rollout.n"] == 2 and record.settings["data.train_batch_size"] == 32
-    assert record.medians["timing_s/gen"] == 4.5 and record.medians["poise/correlation"] == 0.3
+    assert record.overrides == ("actor_rollout_ref.actor.optim.lr=3e-4",)
+    assert record.settings["actor_rollout_ref.rollout.n"] == 2 and record.settings["data.train_batch_size"] == 16
+    assert record.medians["timing_s/gen"] == 4.5 and record.medians["poise/weight_probe"] == 0.3
     attempt = Attempts.read(folder).items[0]
     assert (record.commit, record.machine) == (attempt.commit, attempt.machine) and attempt.machine
     assert str(tmp_path) not in record.text() and set(record.read) == {"metrics.jsonl", "config.yaml"}
@@ -39,7 +39,7 @@ def test_a_second_call_changes_nothing(left, tmp_path, capsys):
     command = ["record", *folders, "--out", str(tmp_path / "records")]
     assert main(command) == 0
     paths = [
-        tmp_path / "records" / name for name in ("quickstart/poise_lr1e-4_s0.json", "uneven/poise_lr1e-4_s100.json")
+        tmp_path / "records" / name for name in ("quickstart/poise_lr2e-4_s0.json", "uneven/poise_lr2e-4_s100.json")
     ]
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     assert all(len(content) < 5000 for content, _ in before)
@@ -55,14 +55,14 @@ def test_a_second_call_changes_nothing(left, tmp_path, capsys):
 def test_another_run_of_the_same_name_is_kept_apart(left, tmp_path, capsys):
     folder = left()
     assert main(["record", str(folder), "--out", str(tmp_path / "records")]) == 0
-    path = tmp_path / "records/quickstart/poise_lr1e-4_s0.json"
+    path = tmp_path / "records/quickstart/poise_lr2e-4_s0.json"
     before = path.read_bytes()
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": 9, "data": {"timing_s/step": 1.0, "rollout/generated_tokens": 5.0}}) + "\n")
     assert main(["record", str(folder), "--out", str(tmp_path / "records")]) == 2
     assert "the record of another run: say --replace" in capsys.readouterr().err and path.read_bytes() == before
     assert main(["record", f"other={folder}", "--out", str(tmp_path / "records")]) == 0
-    assert read_record(tmp_path / "records/quickstart/other_lr1e-4_s0.json").method == "other"
+    assert read_record(tmp_path / "records/quickstart/other_lr2e-4_s0.json").method == "other"
     assert main(["record", str(folder), "--replace", "--out", str(tmp_path / "records")]) == 0
     assert path.read_bytes() != before
 
@@ -96,7 +96,7 @@ def test_a_run_without_what_a_record_holds_is_refused(left):
 
 def test_attempts_with_different_overrides_are_not_one_run(left):
     folder = left(outcome="crashed")
-    assert left(overrides=("actor_rollout_ref.actor.optim.lr=2e-4",)) == folder
+    assert left(overrides=("actor_rollout_ref.actor.optim.lr=3e-4",)) == folder
     with pytest.raises(ReadError, match="different overrides"):
         record_run(str(folder))
     (folder / "logs/attempt_2/run.json").unlink()

@@ -47,7 +47,7 @@ def verdict(records, **what):
             "-0.346 over 3 seeds, at least 0 is wanted: 0.346 short",
         ),
         ({"measure": "area_over_updates", "at_most": 0.4}, True, "0.400"),
-        ({"measure": "probe_correlation", "at_least": 0.3}, True, "0.300"),
+        ({"measure": "probe_weight", "at_least": 0.3}, True, "0.300"),
         ({"measure": "gradient_variance_ratio", "at_most": 1.0}, False, "0 seeds have it, 1 are wanted"),
         ({"measure": "final", "at_least": 0.1, "seeds": 4}, False, "3 seeds have it, 4 are wanted"),
         ({"measure": "tokens", "baseline": "grpo", "at_most": 9.0}, False, "there is no run of grpo"),
@@ -95,7 +95,7 @@ def test_a_bound_is_for_each_task_and_baseline(tmp_path):
         ("thresholds: [{task: a, method: m, measure: final, at_most: 1.0, at_least: 0.0}]", "one bound"),
         ("thresholds: [{task: a, method: m, measure: tokens, at_most: 1.0}]", "baseline=null.*to its accuracy.*dapo"),
         ("thresholds: [{task: a, method: m, measure: final, at_least: '1'}]", "at_least='1'.*number"),
-        ("thresholds: [{task: a, method: m, measure: probe_correlation, baseline: b, at_least: 0.1}]", "method's own"),
+        ("thresholds: [{task: a, method: m, measure: probe_weight, baseline: b, at_least: 0.1}]", "method's own"),
         ("thresholds: [{task: a, method: m, measure: final, statistic: lower, at_least: 0.1}]", "seeds=1.*at least 2"),
         (
             "thresholds: [{task: a, method: m, measure: tokens, baseline: b, statistic: upper, at_most: 1, seeds: 5}]",
