@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.quickstart": {"reward", f"{PLUGIN}.progress"},
     # and above it
     "launch": {f"{PLUGIN}.moved", f"{PLUGIN}.plugin"},
-    f"{PLUGIN}.compare": {"launch"},
+    f"{PLUGIN}.compare": {"probe", "launch", f"{PLUGIN}.quickstart"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
         *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "config", "cpu", "evaluate", "trainer")),

@@ -121,6 +121,25 @@ def test_term_ends_everything_and_a_second_start_is_refused(start):
     assert attempts(root)[0]["outcome"] == "terminated"
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["the process", "its group, as Ctrl-C does"])
+def test_an_interrupted_comparison_ends_its_trainer(payload_folder, write_run, group):
+    path = write_run("payload", **(QUIET | {"overrides": {"+payload.seconds": 60}}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipe.poise.compare", "run", str(path), "--seeds", "0", "--out", str(payload_folder)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    root = payload_folder / "runs/payload"
+    wait_for_trainer(root)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("payload" in child.cmdline() for child in children)
+    os.killpg(process.pid, signal.SIGINT) if group else process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 130 and "the same command goes on" in out, out
+    assert not [child for child in children if child.is_running()]
+    assert attempts(root)[0]["outcome"] == "terminated"
+
+
 def test_a_killed_launcher_whose_trainer_lives_on_is_not_joined_by_another(start):
     process, root = start(overrides={"+payload.seconds": 60})
     wait_for_trainer(root)

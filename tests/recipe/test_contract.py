@@ -224,3 +224,23 @@ def test_a_batch_can_go_to_the_actor_without_transfer_queue():
     assert "self.actor.infer_batch(data)" in source(ActorRolloutRefWorker.compute_log_prob)
     assert 'data["loss_mask"].sum()' in source(FSDPEngine.forward_backward_batch)
     assert "self._autocast_dtype = param_dtype" in inspect.getsource(FSDPEngine)
+
+
+def test_the_optimal_token_baseline_gets_its_inputs_from_us():
+    """`recipe.poise.trainer.otb`: drop the mix-in when verl's V1 trainer hands the field on by itself."""
+    from verl.trainer.ppo.core_algos import compute_optimal_token_baseline_advantage as estimator
+    from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+    from verl.workers.utils.padding import response_from_nested
+
+    from recipe.poise.trainer import otb
+
+    wanted = ["token_level_rewards", "response_mask", "index", "old_log_probs", "sum_pi_squared"]
+    assert parameters(estimator)[:5] == wanted
+    assert otb.FIELD not in inspect.getsource(trainer_base)
+    assert f'key="{otb.FLAG}"' in source(FSDPEngineWithLMHead.prepare_model_outputs)
+    assert f'model_output["{otb.FIELD}"]' in source(FSDPEngineWithLMHead.prepare_model_outputs)
+    # shifted as log_probs are
+    assert 'response_from_nested(data.pop("log_probs"), data["response_mask"])' in source(
+        PPOTrainer._compute_old_log_prob
+    )
+    assert parameters(response_from_nested) == ["tensor", "response_mask"]

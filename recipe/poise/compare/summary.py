@@ -130,21 +130,31 @@ class Relative:
     seeds: int
 
 
-def relative_cost(method: Method, baseline: Method) -> Relative | None:
-    """None where no seed is known to be in both: the same seed is the same model, data and prompts, another is not."""
+def costs_by_seed(method: Method, baseline: Method) -> dict[int, dict[str, float | None]]:
+    """Seed -> axis of `AXES` -> what the method paid for the final accuracy of the baseline's run of that seed, over
+    what that run paid until it first was there; None where it was not reached. Seeds that both have: the same seed is
+    the same model, data and prompts, another is not."""
     theirs = {run.seed: run for run in baseline.runs if run.seed is not None}
-    pairs = [(run, theirs[run.seed]) for run in method.runs if run.seed in theirs]
-    pairs = [(mine, its) for mine, its in pairs if len(measures.accuracy(its).y)]
-    if not pairs:
-        return None
-    shares: dict[str, list[float | None]] = {axis: [] for axis in AXES}
-    for mine, its in pairs:
+    found: dict[int, dict[str, float | None]] = {}
+    for mine in method.runs:
+        if mine.seed is None or mine.seed not in theirs or not len(measures.accuracy(theirs[mine.seed]).y):
+            continue
+        its = theirs[mine.seed]
         level = float(measures.accuracy(its).y[-1])
+        found[mine.seed] = {}
         for axis, curve in AXES.items():
             cost, reference = curve(mine).first(level), curve(its).first(level)
-            shares[axis].append(cost / reference if cost is not None and reference else None)
-    updates, seconds, tokens = (Spread.of(values) for values in shares.values())
-    return Relative(updates, seconds, tokens, updates.count if updates else 0, len(pairs))
+            found[mine.seed][axis] = cost / reference if cost is not None and reference else None
+    return found
+
+
+def relative_cost(method: Method, baseline: Method) -> Relative | None:
+    """None where no seed is known to be in both."""
+    shares = costs_by_seed(method, baseline)
+    if not shares:
+        return None
+    updates, seconds, tokens = (Spread.of([found[axis] for found in shares.values()]) for axis in AXES)
+    return Relative(updates, seconds, tokens, updates.count if updates else 0, len(shares))
 
 
 def target_level(methods: list[Method], baseline: str | None) -> tuple[float, str] | None:
@@ -168,15 +178,20 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: value}
 
 
+def interesting(config: dict[str, Any]) -> dict[str, str]:
+    """Setting -> value, without places and seeds."""
+    return {key: str(value) for key, value in _flat(config).items() if _tells(key)}
+
+
+def _tells(key: str) -> bool:
+    return not any(part in key.rpartition(".")[2] for part in UNINTERESTING)
+
+
 def _differences(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """Setting -> name -> value, where the (flat) configs differ in what is not a place or a seed."""
     keys = sorted({key for config in configs.values() for key in config})
     found = {key: {name: str(config.get(key, "(not set)")) for name, config in configs.items()} for key in keys}
-    return {
-        key: values
-        for key, values in found.items()
-        if len(set(values.values())) > 1 and not any(part in key.rpartition(".")[2] for part in UNINTERESTING)
-    }
+    return {key: values for key, values in found.items() if len(set(values.values())) > 1 and _tells(key)}
 
 
 def differing_settings(methods: list[Method]) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ ESTIMATORS = {
     "dapo": ("grpo", 8), "grpo": ("grpo", 8), "poise": ("poise", 2), "poise_n1": ("poise", 1),
     "poise_uniform": ("poise", 2), "energy_constant": ("poise", 1), "energy_rloo": ("poise", 8),
     "poise_paper_form": ("poise", 2), "poise_select": ("poise", 2), "energy_constant_select": ("poise", 1),
-    "poise_n1_select": ("poise", 1),
+    "poise_n1_select": ("poise", 1), "opo": ("opo", 8), "otb": ("otb", 8),
     "ppo": ("gae", 1),
     "reinforce_pp": ("reinforce_plus_plus_baseline", 8), "rloo": ("rloo", 8), "spo": ("spo", 1),
 }  # fmt: skip
