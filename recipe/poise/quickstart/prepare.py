@@ -25,7 +25,8 @@ from recipe.poise.quickstart.tasks import Problem, verl_row
 from recipe.poise.quickstart.warm_start import WarmStart, accuracy, train
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # raise it when the same settings would give other assets
+FORMAT = 1  # raise it when the same settings would give another model
+PROBLEMS = 2  # and this when they would give other problems
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
-        return {**self.model_record(), **asdict(self)}
+        return {**self.model_record(), **asdict(self), "problems": PROBLEMS}
 
     def model_record(self) -> dict[str, Any]:
         """As plain data, what the weights depend on."""
@@ -90,7 +91,7 @@ def trained_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Qwe
 def build(folder: Path, settings: Settings, training: bool) -> dict[str, float]:
     """Write all assets into a folder; the measured accuracies at the start."""
     task = TASKS[settings.task]
-    asked = task.distinct_problems("val", settings.val_prompts, settings.seed)
+    asked = task.validation_problems(settings.val_prompts, settings.seed)
     trained = task.distinct_problems("train", settings.train_prompts, settings.seed)
     write_rows(trained, "train", folder / "train.parquet")
     write_rows(asked, "val", folder / "val.parquet")

@@ -45,6 +45,10 @@ class Task:
         """`count` problems of one part with different questions."""
         return tasks.distinct_problems(part, count, seed, self.levels)
 
+    def validation_problems(self, count: int, seed: int) -> list[Problem]:
+        """Held-out problems, as many of each family."""
+        return tasks.balanced_problems("val", count, seed, self.levels)
+
 
 QUICKSTART = Task(
     name="quickstart",

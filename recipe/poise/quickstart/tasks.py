@@ -38,6 +38,9 @@ class Source(Protocol):
     """Where problems of one kind come from: a `Level`, or another task's own."""
 
     @property
+    def family(self) -> str: ...
+
+    @property
     def weight(self) -> float: ...
 
     def problems(self, seed: int) -> Iterator["Problem"]: ...
@@ -103,6 +106,21 @@ def distinct_problems(part: Part, count: int, seed: int, levels: Sequence[Source
     while len(found) < count:
         problem = next(source)
         found.setdefault(problem.question, problem)
+    return list(found.values())
+
+
+def balanced_problems(part: Part, count: int, seed: int, levels: Sequence[Source] = LEVELS) -> list[Problem]:
+    """The same with as many problems of each family (the first ones get what does not divide): where accuracy is the
+    plain mean over families, a rare one would bring its chance into it with the weight of a common one."""
+    families = list(dict.fromkeys(level.family for level in levels))
+    wanted = {family: len(range(place, count, len(families))) for place, family in enumerate(families)}
+    found: dict[str, Problem] = {}
+    for problem in problems(part, seed, levels):
+        if not any(wanted.values()):
+            break
+        if wanted[problem.family] and problem.question not in found:
+            found[problem.question] = problem
+            wanted[problem.family] -= 1
     return list(found.values())
 
 

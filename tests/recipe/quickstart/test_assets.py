@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from recipe.poise.quickstart import behaviours
 from recipe.poise.quickstart.model import THINK, THINK_END, make_tokenizer, numbers
 from recipe.poise.quickstart.prepare import MANIFEST, Settings, prepare, settings_of
 from recipe.poise.quickstart.prepare import parser as options
+from recipe.poise.quickstart.registry import QUICKSTART, UNEVEN
 from recipe.poise.quickstart.tasks import distinct_problems, part_of
 from recipe.poise.quickstart.warm_start import IGNORED, WarmStart, chat_prompt, collate, respond
 from reward.reasoning_gym_verifier import compute_score
@@ -138,6 +140,16 @@ def test_fast_changes_defaults_and_explicit_values_count():
     fast = settings_of(options().parse_args(["--out", "x", "--fast", "--val-prompts", "24"]))
     assert fast.warm_start.steps < WarmStart.steps and fast.val_prompts == 24
     assert settings_of(options().parse_args(["--out", "x", "--seed", "3"])).warm_start.seed == 3
+
+
+@pytest.mark.parametrize(("task", "count"), [(QUICKSTART, 25), (UNEVEN, 32)])
+def test_validation_has_as_many_problems_of_each_family(task, count):
+    held_out = task.validation_problems(count, 3)
+    counts = Counter(problem.family for problem in held_out)
+    assert len(held_out) == len({problem.question for problem in held_out}) == count
+    assert set(counts) == {level.family for level in task.levels} and max(counts.values()) - min(counts.values()) <= 1
+    assert all(part_of(problem.question) == "val" for problem in held_out)
+    assert held_out == task.validation_problems(count, 3) != task.validation_problems(count, 4)
 
 
 def test_seeds_of_the_problems_can_share_one_model():
