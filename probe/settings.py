@@ -113,8 +113,8 @@ def check_penalties(penalties) -> None:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Names and sizes of the blocks that a feature row consists of, in order: states first, then scalars (size 1). Without
-    blocks there is no probe, and baselines are made of rewards alone."""
+    """Names and sizes of the blocks that a feature row consists of, in order: states first, then scalars (size 1).
+    Without blocks there is no probe, and baselines are made of rewards alone."""
 
     names: Annotated[tuple[Text, ...], DISTINCT]
     sizes: tuple[Count, ...]

@@ -11,7 +11,17 @@ from probe.estimators.ridge import PCARidge, Ridge
 from probe.estimators.subspace import SubspaceRidge
 from probe.settings import FeatureLayout, ProbeSettings
 
-__all__ = ["MLP", "Ensemble", "Estimator", "Logistic", "Nothing", "PCARidge", "Ridge", "SubspaceRidge", "make_estimator"]
+__all__ = [
+    "MLP",
+    "Ensemble",
+    "Estimator",
+    "Logistic",
+    "Nothing",
+    "PCARidge",
+    "Ridge",
+    "SubspaceRidge",
+    "make_estimator",
+]
 
 
 def make_estimator(settings: ProbeSettings, layout: FeatureLayout, seed: int = 0, kind: str | None = None) -> Estimator:

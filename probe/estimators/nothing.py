@@ -1,5 +1,5 @@
-"""The estimator of a layout without features: it knows nothing and says nothing, so that baselines made of rewards alone
-(RLOO, the constant, their mixture) go the same way as those with a probe.
+"""The estimator of a layout without features: it knows nothing and says nothing, so that baselines made of rewards
+alone (RLOO, the constant, their mixture) go the same way as those with a probe.
 
 Shapes: N rows.
 """

@@ -29,7 +29,7 @@ from recipe.poise.capture.stream import STREAM
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
 PROMPT_FLAG = "poise_prompts"  # set in the batch of a prompt pass: rows are prompts without responses
 PROMPT_FIELD = "poise_prompt"  # (C, 1) int64: which candidate; negative: padding
-ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the verifier failed
+ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the reward is left out
 
 # the actor's worker is what imports this module, and what builds the sending end of the weight sync afterwards
 _ROLLOUT_REGISTRY["vllm", "async"] = "recipe.poise.rollout.adapter.RolloutAdapter"

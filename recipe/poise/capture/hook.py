@@ -91,7 +91,7 @@ class TokenSpans:
         return torch.where(end_R > 0, self.own_T[(end_R - 1).clamp(min=0)], 0)
 
     def own_place(self, number: Tensor) -> Tensor:
-        """Where the own tokens of these numbers, counted from 1, stand; some position for a number that there is not."""
+        """Where the own tokens of these numbers stand, counted from 1; any position for a number that there is not."""
         return torch.searchsorted(self.own_T, number.clamp(min=1)).clamp(max=len(self.own_T) - 1)
 
     @property
