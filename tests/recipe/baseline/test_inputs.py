@@ -1,5 +1,5 @@
-"""Without a log-prob pass, in the real seat over gloo: rows get their prompt's state from whichever rank had it, and the
-rollout's own energies; sessions of several outputs count as one. Two ranks as one."""
+"""Without a log-prob pass, in the real seat over gloo: rows get their prompt's state from whichever rank had it, and
+the rollout's own energies; sessions of several outputs count as one. Two ranks as one."""
 
 import os
 import subprocess
