@@ -75,3 +75,48 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(unbroken, run_poise, small, a
     assert {name: run.metrics[3][name] for name in names} == pytest.approx(
         {name: unbroken.metrics[3][name] for name in names}, rel=2e-3, abs=2e-4
     )
+
+
+@pytest.fixture(scope="module")
+def turns(run_poise, small, assets, tmp_path_factory):
+    """Two steps of two turns with a tool between (`two_turns`). The rollout leaves unlikely tokens out, which the actor
+    does not, so that verl has rows to reject."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+        return run_poise(
+            tmp_path_factory.mktemp("turns"), assets, *small, "trainer.n_gpus_per_node=1",
+            "trainer.total_training_steps=2", "trainer.save_freq=2", "poise.seeded_rollouts=False",
+            "actor_rollout_ref.rollout.agent.default_agent_loop=two_turns",
+            f"actor_rollout_ref.rollout.agent.agent_loop_config_path={HERE}/agent_loops.yaml",
+            "actor_rollout_ref.rollout.top_p=0.9", "algorithm.rollout_correction.rollout_rs=seq_mean_k2",
+            "algorithm.rollout_correction.rollout_rs_threshold=0.0005", limit_s=600,
+        )  # fmt: skip
+
+
+def test_a_session_is_one_rollout_however_many_outputs_it_gives(turns):
+    assert sorted(turns.metrics) == [1, 2]
+    for step in turns.metrics.values():
+        # of each prompt, a session of one output and one of two
+        assert step["rollout/rows"] == 16 * 3 and step["poise/rows"] == 16 * 2
+        assert step["poise/left_out_features"] == 0 and step["actor/grad_norm"] > 0
+    tensors = load_file(turns.checkpoints / "global_step_2/critic/probe.safetensors")
+    group_N, feature_ND = (tensors[f"0.window.{name}"] for name in ("group", "feature"))
+    pairs = [rows for group in group_N.unique() if len(rows := (group_N == group).nonzero().flatten()) == 2]
+    assert pairs
+    width = (feature_ND.shape[1] - 3) // 2
+    for first, second in pairs:
+        # the second session's last output has another prompt, in which the policy has spoken already
+        torch.testing.assert_close(feature_ND[first, :width], feature_ND[second, :width], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(feature_ND[first, width:-3], feature_ND[second, width:-3], rtol=1e-2, atol=1e-2)
+
+
+def test_rejected_rows_are_not_learned(turns):
+    learned = 0.0
+    for step in turns.metrics.values():
+        assert 0 < step["poise/rejected_share"] < 1
+        assert step["rollout_corr/rollout_rs_masked_fraction"] > 0
+        assert 0 < step["poise/left_out_reward"] < 32
+        learned += 32 - step["poise/left_out_reward"] - step["poise/left_out_alone"]
+        # a row whose reward is left out has no advantage; its sibling has one from its states
+        assert step["poise/share_no_baseline"] >= step["poise/left_out_reward"] / 32 - 1e-6
+        assert step["poise/window_rows"] == learned

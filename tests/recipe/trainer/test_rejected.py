@@ -21,10 +21,9 @@ def test_rows_without_a_token_left():
     assert without_tokens(mask_BL, kept["token_k2"]).tolist() == [False, False, False, True]
 
 
-def advantages(left_out, mask_BL, reward_BL):
-    keys = ["a_0_0", "a_1_0", "a_2_0"]
+def advantages(left_out, mask_BL, reward_BL, keys=("a_0_0", "a_1_0", "a_2_0")):
     inputs = Pairing(
-        rows=index_rows(keys, [{}] * 3),
+        rows=index_rows(list(keys), [{}] * 3),
         value_B=torch.full((3,), float("nan")),
         weight_B3=torch.tensor([0.0, 1.0, 0.0]).expand(3, 3),
         constant_B=torch.full((3,), float("nan")),
@@ -49,3 +48,9 @@ def test_a_reward_on_a_tools_token_counts(last):
     mask_BL = torch.tensor([[1.0, last], [1.0, 1.0], [1.0, 1.0]])
     advantage_BL = advantages([False] * 3, mask_BL, reward_BL)
     assert advantage_BL.tolist() == [[1.0, last], [-0.5, -0.5], [-0.5, -0.5]]
+
+
+def test_outputs_of_a_session_share_its_advantage():
+    reward_BL = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])  # verl gives every output the session's reward
+    advantage_BL = advantages([False] * 3, torch.ones(3, 2), reward_BL, ("a_0_0", "a_0_1", "a_1_0"))
+    assert advantage_BL.tolist() == [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]
