@@ -1,6 +1,7 @@
 """Without a log-prob pass, and with turns of a tool: real runs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest

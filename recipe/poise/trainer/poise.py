@@ -99,7 +99,7 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
             weight_B3=prediction_B7[:, 1:4],
             constant_B=prediction_B7[:, 4],
             left_out_B=flat(data[ROW_FIELD])[:, 3] > 0,
-            own_value=self.config.actor_rollout_ref.rollout.n == 1,
+            own_value=self.poise.prompt_only,
             row_weight_B=None if self.poise.weights == "uniform" else prediction_B7[:, 5],
             energy_B=prediction_B7[:, 6],
         )

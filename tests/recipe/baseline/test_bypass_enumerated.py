@@ -61,14 +61,14 @@ def make_bank(layout, n, earlier=2, guard="combine", fit="fresh"):
     return bank
 
 
-def of_bank(bank, n):
+def of_bank(bank):
     def advantages(x_RF, reward_R, group_R, energy_R):
         x_RF = x_RF[:, : bank.layout.num_features]
         said = bank.predict(x_RF, weight_R=energy_R)
         if bank.crossing.fit == "fresh":
             said = bank.cross_fit(x_RF, reward_R, group_R, weight_R=energy_R)
         return compute_advantages(
-            reward_R, group_R, said.value_R, said.weight_R3, said.constant_R, own_value=n == 1,
+            reward_R, group_R, said.value_R, said.weight_R3, said.constant_R, own_value=True,
             row_weight_B=said.row_weight_R,
         ).advantage_B  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_prompt_values_are_exact(n, fit, drift):
     world = World({1: 4, 2: 2}[n], drift)
     for earlier in (0, 2) if fit == "fresh" else (2,):
         bank = make_bank(PROMPT, n, earlier, fit=fit)
-        assert gap(world, n, of_bank(bank, n)) < 1e-6
+        assert gap(world, n, of_bank(bank)) < 1e-6
 
 
 @pytest.mark.parametrize("guard", ["rloo", "constant", "combine"])
@@ -96,7 +96,7 @@ def test_rewards_alone_are_exact(n, guard):
     if n == 1 and guard == "rloo":
         guard = "switch"
     world = World({1: 4, 2: 2}[n], drift=0.5)
-    assert gap(world, n, of_bank(make_bank(NOTHING, n, guard=guard), n)) < 1e-6
+    assert gap(world, n, of_bank(make_bank(NOTHING, n, guard=guard))) < 1e-6
 
 
 def test_the_own_prompt_in_the_fit_is_not():
@@ -109,7 +109,7 @@ def test_the_own_prompt_in_the_fit_is_not():
         value_R = after.predict(x_RF).value_R
         return reward_R - value_R
 
-    assert gap(world, 1, of_bank(bank, 1)) < 1e-6 < 1e-4 < gap(world, 1, advantages)
+    assert gap(world, 1, of_bank(bank)) < 1e-6 < 1e-4 < gap(world, 1, advantages)
 
 
 def knowing(world):
