@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from recipe.poise.capture.hook import resolve_block
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 HERE = Path(__file__).parent
@@ -28,7 +31,9 @@ BYPASS = (
 @pytest.fixture(scope="module")
 def unbroken(run_poise, small, assets, tmp_path_factory):
     """Three steps on two ranks, a checkpoint at step 2."""
-    return run_poise(tmp_path_factory.mktemp("bypass"), assets, *small, *BYPASS, "trainer.save_freq=2", limit_s=600)
+    folder = tmp_path_factory.mktemp("bypass")
+    saved = ("trainer.save_freq=2", f"trainer.rollout_data_dir={folder}/rollouts")
+    return run_poise(folder, assets, *small, *BYPASS, *saved, limit_s=900)
 
 
 def test_a_pass_over_prompts_stands_for_the_log_prob_pass(unbroken):
@@ -51,25 +56,56 @@ def test_rollout_and_actor_agree_though_nothing_is_recomputed(unbroken):
         assert step["actor/rollout_corr/rollout_is_mean"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_rows_of_a_prompt_have_its_state_and_weigh_by_the_rollouts_log_probs(unbroken):
+@torch.no_grad()
+def states_of(model: Path, questions: list[str], block: int) -> torch.Tensor:
+    """The means over the last 10 tokens of the questions in chat form, by a plain forward each."""
+    tokenizer, policy = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model).eval()
+    states: list[torch.Tensor] = []
+    policy.model.layers[block].register_forward_hook(
+        lambda module, args, out: states.append((out[0] if isinstance(out, tuple) else out).squeeze(0))
+    )
+    for question in questions:
+        chat = [{"role": "user", "content": question}]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        policy(ids["input_ids"], use_cache=False)
+    return torch.stack([state[-10:].mean(0) for state in states])
+
+
+def test_rows_of_a_prompt_have_its_state_and_weigh_by_the_rollouts_log_probs(unbroken, assets):
     folder = unbroken.checkpoints / "global_step_2/critic"
     manifest = json.loads((folder / "probe.json").read_text())
     assert manifest["identity"]["feature_order"] == ["prompt"]
     tensors = load_file(folder / "probe.safetensors")
-    group_N, state_ND, weight_N = (tensors[f"0.window.{name}"] for name in ("group", "feature", "weight"))
-    assert len(group_N) == 2 * 32 and len(group_N.unique()) == 2 * 16
-    first_N, second_N = (group_N.argsort(stable=True)[side::2] for side in (0, 1))
-    assert torch.equal(state_ND[first_N], state_ND[second_N])
-    assert len(state_ND.unique(dim=0)) > 16  # prompts differ, and the policy between steps
-    assert (weight_N > 0).all() and len(weight_N.unique()) > 32
+    names = ("group", "feature", "weight", "step", "reward")
+    group_N, state_ND, weight_N, step_N, reward_N = (tensors[f"0.window.{name}"] for name in names)
+    assert len(group_N) == 2 * 32 and (weight_N > 0).all() and len(weight_N.unique()) > 32
+
+    scores: dict[str, list[float]] = {}
+    for line in (unbroken.checkpoints.parent / "rollouts/1.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        question = row["input"].removeprefix("user\n").removesuffix("\nassistant\n")
+        scores.setdefault(question, []).append(row["score"])
+    layers = AutoConfig.from_pretrained(assets / "model").num_hidden_layers
+    # step 1's states are the start model's
+    expected_PD = states_of(assets / "model", list(scores), resolve_block(19 / 36, layers))
+    seen = set()
+    for group in group_N[step_N == 1].unique():
+        rows = (group_N == group).nonzero().flatten()
+        assert len(rows) == 2 and torch.equal(state_ND[rows[0]], state_ND[rows[1]])
+        nearest = int((expected_PD - state_ND[rows[0]]).norm(dim=1).argmin())
+        torch.testing.assert_close(state_ND[rows[0]], expected_PD[nearest], rtol=1e-4, atol=1e-4)
+        assert sorted(reward_N[rows].tolist()) == sorted(list(scores.values())[nearest])
+        seen.add(nearest)
+    assert len(seen) == 16
 
 
 def test_a_resumed_run_goes_on_as_the_unbroken_one(unbroken, run_poise, small, assets, tmp_path):
     run = run_poise(
         tmp_path, assets, *small, *BYPASS, "trainer.save_freq=-1", "trainer.resume_mode=resume_path",
-        f"trainer.resume_from_path={unbroken.checkpoints}/global_step_2", limit_s=600,
+        f"trainer.resume_from_path={unbroken.checkpoints}/global_step_2",
+        f"trainer.rollout_data_dir={tmp_path}/rollouts", limit_s=900,
     )  # fmt: skip
-    assert sorted(run.metrics) == [3]
+    assert sorted(run.metrics) == [3] and (tmp_path / "rollouts/3.jsonl").exists()
     left_out = ("poise/time_", "poise/calibration_")
     names = [name for name in unbroken.metrics[3] if name.startswith("poise/") and not name.startswith(left_out)]
     names += ["critic/score/mean", "response_length/mean", "actor/grad_norm"]
@@ -90,7 +126,7 @@ def turns(run_poise, small, assets, tmp_path_factory):
             "actor_rollout_ref.rollout.agent.default_agent_loop=two_turns",
             f"actor_rollout_ref.rollout.agent.agent_loop_config_path={HERE}/agent_loops.yaml",
             "actor_rollout_ref.rollout.top_p=0.9", "algorithm.rollout_correction.rollout_rs=seq_mean_k2",
-            "algorithm.rollout_correction.rollout_rs_threshold=0.0005", limit_s=600,
+            "algorithm.rollout_correction.rollout_rs_threshold=0.0005", limit_s=900,
         )  # fmt: skip
 
 
