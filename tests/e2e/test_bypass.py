@@ -114,19 +114,31 @@ def test_a_resumed_run_goes_on_as_the_unbroken_one(unbroken, run_poise, small, a
     )
 
 
+TOSSED = '''
+"""Half of the responses are right, by their text's hash."""
+from zlib import crc32
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+    return float(crc32(f"{extra_info['index']} {solution_str}".encode()) % 2)
+'''
+
+
 @pytest.fixture(scope="module")
 def turns(run_poise, small, assets, tmp_path_factory):
     """Two steps of two turns with a tool between (`two_turns`). The rollout leaves unlikely tokens out, which the actor
     does not, so that verl has rows to reject."""
+    folder = tmp_path_factory.mktemp("turns")
+    (folder / "tossed.py").write_text(TOSSED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         return run_poise(
-            tmp_path_factory.mktemp("turns"), assets, *small, "trainer.n_gpus_per_node=1",
+            folder, assets, *small, "trainer.n_gpus_per_node=1",
+            f"reward.custom_reward_function.path={folder}/tossed.py",
             "trainer.total_training_steps=2", "trainer.save_freq=2", "poise.seeded_rollouts=False",
             "actor_rollout_ref.rollout.agent.default_agent_loop=two_turns",
             f"actor_rollout_ref.rollout.agent.agent_loop_config_path={HERE}/agent_loops.yaml",
             "actor_rollout_ref.rollout.top_p=0.9", "algorithm.rollout_correction.rollout_rs=seq_mean_k2",
-            "algorithm.rollout_correction.rollout_rs_threshold=0.0005", limit_s=900,
+            "algorithm.rollout_correction.rollout_rs_threshold=0.003", limit_s=900,
         )  # fmt: skip
 
 
