@@ -54,7 +54,9 @@ class Step:
     def prompt_pass(self) -> None:
         options = self.options
         for ids, positions in self._micro_batches(options.prompts * options.candidates, options.prompt):
-            self.capture.arm(prompt_spans(torch.arange(0, ids.shape[1] + 1, options.prompt, device=ids.device)), None)
+            self.capture.arm(
+                prompt_spans(ids[0], torch.arange(0, ids.shape[1] + 1, options.prompt, device=ids.device)), None
+            )
             self.model(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, logits_to_keep=1)
             self.capture.take()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probe import state
-from probe.checked import Range, read, settle
+from probe.checked import Range, SettingError, read, settle
 from probe.domain import RLOO_ONLY, DomainProbe
 from probe.estimators import Estimator, make_estimator
 from probe.guard import ALWAYS
@@ -59,11 +59,13 @@ class ProbeBank:
     ):
         self.settings, self.layout, self.device, self.self_target = settings, layout, torch.device(device), self_target
         self.crossing, self.updates = crossing, 0
+        if not layout.names and settings.guard == "off":
+            raise SettingError("guard", "off", "combine, switch, rloo or constant: without features there is no probe")
         blocks = [
             torch.full((size,), name in crossing.prompt_blocks, device=self.device)
             for name, size in zip(layout.names, layout.sizes, strict=True)
         ]
-        self._prompt_F = torch.cat(blocks)
+        self._prompt_F = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.bool, device=self.device)
         self.probes = [DomainProbe(name, settings, layout, self.device, seed) for name in settings.domain_names]
         self.shared: Estimator = make_estimator(settings, layout, seed)
 

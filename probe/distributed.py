@@ -44,6 +44,16 @@ class DistributedBank:
         """Any numbers of all ranks, a row each, on rank 0, in rank order; None elsewhere."""
         return self._gather(rows_RC, self._counts(len(rows_RC), rows_RC.device))
 
+    def share(self, rows_RC: Tensor) -> Tensor:
+        """Any numbers of all ranks, a row each, on every rank, in rank order."""
+        if self.ranks == 1:
+            return rows_RC
+        counts = self._counts(len(rows_RC), rows_RC.device)
+        gathered_NC = self._gather(rows_RC, counts)
+        rows_NC = rows_RC.new_empty(sum(counts), rows_RC.shape[1]) if gathered_NC is None else gathered_NC
+        dist.broadcast(rows_NC, group=self.group, group_src=0)
+        return rows_NC
+
     @property
     def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None] | None:
         """Rank 0, between `predict` and `update`: features, rewards, groups, domains and weights of all ranks' rows."""

@@ -113,9 +113,10 @@ def check_penalties(penalties) -> None:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Names and sizes of the blocks that a feature row consists of, in order: states first, then scalars (size 1)."""
+    """Names and sizes of the blocks that a feature row consists of, in order: states first, then scalars (size 1).
+    Without blocks there is no probe, and baselines are made of rewards alone."""
 
-    names: Annotated[tuple[Text, ...], NOT_EMPTY, DISTINCT]
+    names: Annotated[tuple[Text, ...], DISTINCT]
     sizes: tuple[Count, ...]
 
     def __post_init__(self):

@@ -20,6 +20,8 @@ def mean(x_N: Tensor, weight_N: Tensor | None) -> Tensor:
     if weight_N is None:
         return x_N.mean(dim=0)
     counts = weight_N > 0
+    if not counts.any():  # a sum over nothing would be 0
+        return torch.full_like(x_N[:0].sum(dim=0), float("nan"))
     share_N = (weight_N[counts] / weight_N[counts].sum()).to(x_N.dtype)
     return torch.tensordot(share_N, x_N[counts], dims=1)
 

@@ -6,15 +6,28 @@ from probe.estimators.base import Estimator
 from probe.estimators.ensemble import Ensemble
 from probe.estimators.logistic import Logistic
 from probe.estimators.mlp import MLP
+from probe.estimators.nothing import Nothing
 from probe.estimators.ridge import PCARidge, Ridge
 from probe.estimators.subspace import SubspaceRidge
 from probe.settings import FeatureLayout, ProbeSettings
 
-__all__ = ["MLP", "Ensemble", "Estimator", "Logistic", "PCARidge", "Ridge", "SubspaceRidge", "make_estimator"]
+__all__ = [
+    "MLP",
+    "Ensemble",
+    "Estimator",
+    "Logistic",
+    "Nothing",
+    "PCARidge",
+    "Ridge",
+    "SubspaceRidge",
+    "make_estimator",
+]
 
 
 def make_estimator(settings: ProbeSettings, layout: FeatureLayout, seed: int = 0, kind: str | None = None) -> Estimator:
-    """The estimator that `settings.kind` (or `kind`) names."""
+    """The estimator that `settings.kind` (or `kind`) names; without features, `Nothing`."""
+    if not layout.names:
+        return Nothing(layout)
     shape: dict[str, Any] = {"rank": settings.rank, "exact_features": settings.exact_features, "seed": seed}
     match kind or settings.kind:
         case "subspace_ridge":

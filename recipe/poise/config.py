@@ -14,6 +14,7 @@ from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
 from recipe.poise.choose.settings import Rollouts, SelectSettings
+from recipe.poise.correction import check_bypass
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class PoiseConfig:
         block: decoder block whose output is read, counted from 0; or a fraction of depth in [0, 1). Default: the
             paper's 19 of 36.
         num_tokens: how many tokens a state is the mean of (paper: 10 for Qwen3-4B, 32 for OLMo3-7B).
-        states: which states are features: prompt (last prompt tokens), response (last response tokens up to and
-            including the last ``</think>``).
+        states: which states are features: prompt (last prompt tokens), response (the last tokens of the response that
+            the policy wrote itself, up to and including the last ``</think>``). Neither a state nor a signal: baselines
+            are made of rewards alone, as probe.guard says.
         signals: scalar features by name, see recipe/poise/capture/signals.py; "reward" is the rollout's own reward,
             from which the sibling's baseline gets RLOO's information too.
         end_think: the token that ends the reasoning; a tokenizer without it gets one warning.
@@ -95,8 +97,10 @@ class PoiseConfig:
     def __post_init__(self):
         settle(self)
         check_signals(self.signals)
-        if not (self.states or self.signals):
-            raise SettingError("states", self.states, "at least one feature: a state here, or a signal", STATES)
+        if not (self.states or self.signals) and self.probe.guard == "off":
+            raise SettingError(
+                "states", self.states, "a feature here or in signals: probe.guard=off leaves the probe alone", STATES
+            )
         try:
             self.select.check(self.weights)
         except SettingError as error:
@@ -162,12 +166,8 @@ def check_config(config: DictConfig) -> PoiseConfig:
     refuse_if(not config.trainer.use_v1, "POISE needs verl's V1 trainer: set trainer.use_v1=True")
     mode = config.trainer.v1.trainer_mode
     refuse_if(mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {' and '.join(TRAINER_MODES)}")
-    correction = config.algorithm.get("rollout_correction")
-    refuse_if(
-        bool(correction and correction.get("bypass_mode", False)),
-        "algorithm.rollout_correction.bypass_mode=True skips the log-prob pass, in which POISE reads the hidden "
-        "states: there would be nothing to capture. Set it to False.",
-    )
+    passed = [name for name in poise.signals if name != REWARD]
+    check_bypass(config, poise.states, passed, poise.dump_features.folder is not None)
     refuse_if(
         actor.strategy not in ("fsdp", "fsdp2"),
         f"actor_rollout_ref.actor.strategy={actor.strategy}: POISE captures in verl's fsdp and fsdp2 engines",
@@ -190,6 +190,11 @@ def check_config(config: DictConfig) -> PoiseConfig:
         f"actor_rollout_ref.rollout.n={rollout.n}: a baseline from the rollout's own response state or signals "
         "would be biased, so it must come from a sibling. Set n>=2, or n=1 with features of the prompt alone "
         "(poise.states=[prompt] poise.signals=[]).",
+    )
+    refuse_if(
+        rollout.n == 1 and not poise.states and poise.probe.guard == "rloo",
+        "actor_rollout_ref.rollout.n=1 poise.states=[] poise.probe.guard=rloo: a rollout has no siblings whose rewards "
+        "its baseline could be. Set n>=2, or poise.probe.guard=constant",
     )
     refuse_if(
         actor.loss_agg_mode not in AGGREGATIONS,

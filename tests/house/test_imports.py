@@ -17,14 +17,15 @@ ROOMS: dict[str, set[str]] = {
     # the data's way through a step
     f"{PLUGIN}.capture": {"probe"},
     f"{PLUGIN}.choose": {"probe", f"{PLUGIN}.capture"},
-    f"{PLUGIN}.config": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.choose"},
+    f"{PLUGIN}.correction": set(),
+    f"{PLUGIN}.config": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.choose", f"{PLUGIN}.correction"},
     f"{PLUGIN}.rollout": set(),
     f"{PLUGIN}.cpu": {f"{PLUGIN}.capture", f"{PLUGIN}.rollout"},
     f"{PLUGIN}.plugin": {f"{PLUGIN}.cpu"},
     f"{PLUGIN}.baseline": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.config", f"{PLUGIN}.plugin"},
     f"{PLUGIN}.trainer": {
         *("probe", "reward"),
-        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "choose", "config", "cpu", "plugin")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "choose", "config", "correction", "cpu", "plugin")),
     },
     f"{PLUGIN}.moved": set(),
     f"{PLUGIN}.attention": set(),

@@ -71,7 +71,7 @@ def test_run_configs_pass(name):
         (["poise.states=[middle]"], "poise.states"),
         (["poise.num_tokens=0"], "poise.num_tokens=0: want a whole number of at least 1"),
         (["actor_rollout_ref.rollout.n=1"], "biased"),
-        (["algorithm.rollout_correction.bypass_mode=True"], "nothing to capture"),
+        (["algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the log-prob pass"),
         (["actor_rollout_ref.model.external_lib=null"], "recipe.poise.capture.engine"),
         (["critic.enable=False"], "critic seat"),
         (["trainer.v1.trainer_mode=separate_async"], "sync and colocate_async"),

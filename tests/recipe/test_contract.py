@@ -244,3 +244,44 @@ def test_the_optimal_token_baseline_gets_its_inputs_from_us():
         PPOTrainer._compute_old_log_prob
     )
     assert parameters(response_from_nested) == ["tensor", "response_mask"]
+
+
+def test_without_a_log_prob_pass_the_rollouts_log_probs_are_copied_and_nothing_is_corrected():
+    text = source(PPOTrainer._compute_old_log_prob)
+    bypass = text[text.index("if bypass_recomputing_logprobs:") : text.index("# 1. compute log probs")]
+    assert 'data["old_log_probs"] = data.pop("rollout_log_probs")' in bypass and "return batch" in bypass
+    assert "compute_log_prob(" not in bypass
+    advantage = source(PPOTrainer._compute_advantage)
+    # so rollout_is and rollout_rs are refused there; the loss has them
+    assert '"rollout_log_probs" in data.batch and not bypass_recomputing_logprobs' in advantage
+    assert "apply_bypass_mode" not in inspect.getsource(trainer_base)
+    loss = source(core_algos.get_policy_loss_fn("bypass_mode"))
+    assert 'config.policy_loss.get("rollout_correction", None)' in loss
+
+
+def test_rejection_is_decided_by_old_and_rollout_log_probs_on_the_response_mask():
+    from verl.trainer.ppo import rollout_corr_helper as helper
+
+    assert "compute_rollout_correction_and_add_to_batch(data, rollout_corr_config)" in source(
+        PPOTrainer._compute_advantage
+    )
+    whole = source(helper.compute_rollout_correction_and_rejection_mask)
+    assert "log_ratio: torch.Tensor = old_log_prob - rollout_log_prob" in whole
+    assert "compute_rollout_rejection_mask(" in whole
+    assert parameters(helper.compute_rollout_rejection_mask) == [
+        "log_ratio", "response_mask", "rollout_rs", "rollout_rs_threshold",
+    ]  # fmt: skip
+
+
+def test_what_an_agent_loop_leaves_of_a_session():
+    """Prompt and response by their names, a mask of the model's own tokens, the reward on the last token."""
+    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+    output = AgentLoopOutput(
+        prompt_ids=[5, 6], response_ids=[7, 8, 9], response_mask=[1, 1, 0], response_logprobs=[-1.0, -2.0, 0.0],
+        reward_score=0.5, metrics=AgentLoopMetrics(),
+    )  # fmt: skip
+    fields = output.as_dict()
+    assert fields["prompts"].tolist() == [5, 6] and fields["responses"].tolist() == [7, 8, 9]
+    assert fields["response_mask"].tolist() == [1, 1, 0] and fields["rm_scores"].tolist() == [0.0, 0.0, 0.5]
+    assert fields["rollout_log_probs"].tolist() == [-1.0, -2.0, 0.0]

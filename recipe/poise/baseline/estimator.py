@@ -21,13 +21,14 @@ NAME = "poise"
 
 @dataclass
 class Pairing:
-    """What the estimator needs of a batch beyond verl's arguments; it leaves `result` behind for the metrics."""
+    """What the estimator needs of a batch beyond verl's arguments; it leaves `result` behind for the metrics.
+    `left_out_B`: rows whose reward tells nothing, since the verifier failed or rollout correction rejects them."""
 
     rows: Rows
     value_B: Tensor
     weight_B3: Tensor
     constant_B: Tensor
-    failed_B: Tensor
+    left_out_B: Tensor
     own_value: bool
     row_weight_B: Tensor | None = None
     energy_B: Tensor | None = None
@@ -54,8 +55,9 @@ def poise_advantage(
     """Advantages and returns, both (B, L), the same on every response token of a row.
 
     Args:
-        token_level_rewards: (B, L); their sum over a row is its outcome reward (a KL penalty in it is kept).
-        response_mask: (B, L); 1 on response tokens.
+        token_level_rewards: (B, L); their sum over a row is its outcome reward (a KL penalty in it is kept). The
+            verifier's stands on the last token of a response, also where that is a tool's or was rejected.
+        response_mask: (B, L); 1 on tokens of the policy's own that the loss counts.
 
     Raises:
         RuntimeError: called outside `pairing(...)`: algorithm.adv_estimator=poise with a trainer that is not POISE's.
@@ -66,9 +68,9 @@ def poise_advantage(
             "algorithm.adv_estimator=poise needs POISE's trainer: start with `python -m recipe.poise.main_poise`"
         )
     mask_BL = response_mask.to(torch.float32)
-    reward_B = torch.where(response_mask.bool(), token_level_rewards.float(), 0.0).sum(dim=1)
+    reward_B = token_level_rewards.float().sum(dim=1)
     seen = current.rows.id_B >= 0
-    judged_B = torch.where(current.failed_B, float("nan"), reward_B)  # a failed verifier's 0 is no reward
+    judged_B = torch.where(current.left_out_B, float("nan"), reward_B)  # a failed verifier's 0 is no reward
     result = compute_advantages(
         judged_B[seen],
         current.rows.group_B[seen],

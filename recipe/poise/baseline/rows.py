@@ -20,13 +20,28 @@ class Rows:
             last output of an agent loop with several outputs (they share one rollout, so they are no siblings).
         group_B: int64; the prompt, numbered in order of first appearance.
         last_B: int64; index of the last output of the row's session: its advantage is the session's.
+        first_B: int64; index of the first output of the row's session: its prompt is the data's.
         padding_B: bool; rows that verl added to fill the batch.
     """
 
     id_B: Tensor
     group_B: Tensor
     last_B: Tensor
+    first_B: Tensor
     padding_B: Tensor
+
+    @property
+    def several(self) -> bool:
+        """Whether some session has several outputs."""
+        return bool((self.first_B != self.last_B).any())
+
+    @property
+    def prompts(self) -> list[int]:
+        """By group: a row whose prompt is the data's."""
+        found: dict[int, int] = {}
+        for group, row in zip(self.group_B.tolist(), self.first_B.tolist(), strict=True):
+            found.setdefault(group, row)
+        return list(found.values())
 
 
 def index_rows(keys: list[str], tags: list[dict]) -> Rows:
@@ -36,7 +51,7 @@ def index_rows(keys: list[str], tags: list[dict]) -> Rows:
         ValueError: a key has another form.
     """
     groups: dict[str, int] = {}
-    last: dict[tuple[str, str], tuple[int, int]] = {}  # session -> (output number, row)
+    outputs: dict[tuple[str, str], list[tuple[int, int]]] = {}  # session -> (output number, row) of each
     parsed = []
     for row, key in enumerate(keys):
         parts = key.rsplit("_", 2)
@@ -44,15 +59,16 @@ def index_rows(keys: list[str], tags: list[dict]) -> Rows:
             raise ValueError(f"row key {key!r} is not of the form uid_session_output that verl 0.9.1 writes")
         uid, session, output = parts[0], parts[1], int(parts[2])
         groups.setdefault(uid, len(groups))
-        last[uid, session] = max(last.get((uid, session), (-1, -1)), (output, row))
+        outputs.setdefault((uid, session), []).append((output, row))
         parsed.append((uid, session))
     padding = [bool(tag.get("is_padding", False)) for tag in tags]
-    last_rows = [last[session][1] for session in parsed]
+    first_rows, last_rows = ([end(outputs[session])[1] for session in parsed] for end in (min, max))
     ids = [row if row == last_rows[row] and not padding[row] else -(row + 1) for row in range(len(keys))]
     return Rows(
         id_B=torch.tensor(ids),
         group_B=torch.tensor([groups[uid] for uid, _ in parsed]),
         last_B=torch.tensor(last_rows),
+        first_B=torch.tensor(first_rows),
         padding_B=torch.tensor(padding),
     )
 

@@ -23,6 +23,7 @@ from verl.utils.profiler import DistProfiler, DistProfilerExtension
 from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank
 from probe.prompts import PromptProbe
 from probe.study.dump import write_dump
+from recipe.poise.baseline.inputs import step_inputs
 from recipe.poise.capture.dump import dump_layout
 from recipe.poise.capture.engine import ROW_FIELD, flat
 from recipe.poise.capture.signals import REWARD
@@ -59,13 +60,14 @@ def crossing(poise: PoiseConfig) -> Crossing:
 class ProbeWorker(Worker, DistProfilerExtension):
     """Answers to the methods that verl's trainer calls on a critic.
 
-    `poise`, `capture` and `rollouts` (of a prompt) are set on a subclass by `configured`: verl builds the worker from
-    its own critic config, which has no room for ours.
+    `poise`, `capture`, `rollouts` (of a prompt) and `bypass` (no log-prob pass) are set on a subclass by `configured`:
+    verl builds the worker from its own critic config, which has no room for ours.
     """
 
     poise: PoiseConfig
     capture: CaptureSettings
     rollouts: int = 1
+    bypass: bool = False
 
     def __init__(self, config):
         Worker.__init__(self)
@@ -141,7 +143,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
         start = time.perf_counter()
         step = int(tu.get_non_tensor_data(data=data, key="poise_step", default=0))
         row_B4 = flat(data[ROW_FIELD]).to(STREAM.device)
-        feature_BF = STREAM.lookup(row_B4[:, 0])
+        feature_BF, weight_B2 = step_inputs(self._require_bank(), data, row_B4, self.poise.states, self.bypass)
         id_B, group_B, domain_B, failed_B = row_B4.unbind(1)
         reward_B = _row_sums(data["rm_scores"]).to(feature_BF)
         reward_B = torch.where(failed_B > 0, float("nan"), reward_B)  # a failed verifier's 0 is no reward
@@ -150,7 +152,7 @@ class ProbeWorker(Worker, DistProfilerExtension):
         self._dump(step, row_B4, reward_B)
         if not STREAM.collects:
             id_B = torch.full_like(id_B, -1)  # ranks that share a sequence hold the same rows: one of them counts
-        energy_B, length_B = STREAM.lookup_weights(row_B4[:, 0]).unbind(1)
+        energy_B, length_B = weight_B2.unbind(1)
         weight_B = {"uniform": None, "length": length_B, "energy": energy_B}[self.poise.weights]
         said = self._require_bank().predict(id_B, feature_BF, reward_B, group_B, domain_B, weight_B)
         prediction_B7 = torch.cat([said.table_R6, energy_B.unsqueeze(1)], dim=1).cpu()
@@ -282,10 +284,12 @@ def _row_sums(rewards: Tensor) -> Tensor:
     return torch.zeros(len(lengths), device=values.device).index_add_(0, row.to(values.device), values)
 
 
-def configured(poise: PoiseConfig, capture: CaptureSettings, rollouts: int = 1) -> type[ProbeWorker]:
+def configured(
+    poise: PoiseConfig, capture: CaptureSettings, rollouts: int = 1, bypass: bool = False
+) -> type[ProbeWorker]:
     """A subclass that carries the settings; it is pickled by value, since its module cannot be imported."""
     return type(
         "ConfiguredProbeWorker",
         (ProbeWorker,),
-        {"poise": poise, "capture": capture, "rollouts": rollouts, "__module__": "poise_run"},
+        {"poise": poise, "capture": capture, "rollouts": rollouts, "bypass": bypass, "__module__": "poise_run"},
     )

@@ -9,6 +9,8 @@ alone tells. With d_t that norm, a response's energy is
 The squared norm of a sum is the first term only where the tokens' scores are orthogonal. They are not: tokens of a
 failed rollout pull the same way. c, the coherence, is the part of their directions that they share.
 
+Where there is no such pass, the rollout's own log-probs tell the same.
+
 Shapes: R rows, T tokens of the packed sequence, Y response tokens of all rows.
 """
 
@@ -47,14 +49,33 @@ def score_weights(
         coherence: c, 0 to 1.
     """
     length_R = spans.response_end - spans.prompt_end
-    rows, tokens = len(length_R), len(response_mask_Y)
-    row_Y = torch.repeat_interleave(torch.arange(rows, device=length_R.device), length_R, output_size=tokens)
+    row_Y = _rows(length_R, len(response_mask_Y))
     first_R = length_R.cumsum(0) - length_R
-    place_Y = torch.arange(tokens, device=row_Y.device) - first_R[row_Y] + spans.prompt_end[row_Y] - 1
-    log_prob_Y = log_prob_T[place_Y].double()
+    place_Y = torch.arange(len(row_Y), device=row_Y.device) - first_R[row_Y] + spans.prompt_end[row_Y] - 1
+    squares_Y = None if sum_pi_squared_T is None else sum_pi_squared_T[place_Y]
+    return response_weights(log_prob_T[place_Y], response_mask_Y, length_R, loss_agg_mode, squares_Y, coherence)
+
+
+def _rows(length_R: Tensor, tokens: int) -> Tensor:
+    """(Y,) the row of each response token."""
+    numbers = torch.arange(len(length_R), device=length_R.device)
+    return torch.repeat_interleave(numbers, length_R, output_size=tokens)
+
+
+def response_weights(
+    log_prob_Y: Tensor,
+    response_mask_Y: Tensor,
+    length_R: Tensor,
+    loss_agg_mode: str,
+    sum_pi_squared_Y: Tensor | None = None,
+    coherence: float = COHERENCE,
+) -> Tensor:
+    """The same from response tokens alone, rows one after the other, of `length_R` tokens each."""
+    rows, row_Y = len(length_R), _rows(length_R, len(response_mask_Y))
+    log_prob_Y = log_prob_Y.double()
     energy_Y = torch.expm1(log_prob_Y).square()  # (1 - pi)^2, with all its digits where pi is close to 1
-    if sum_pi_squared_T is not None:  # the other tokens' part, which rounding may make negative
-        energy_Y = energy_Y + (sum_pi_squared_T[place_Y].double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
+    if sum_pi_squared_Y is not None:  # the other tokens' part, which rounding may make negative
+        energy_Y = energy_Y + (sum_pi_squared_Y.double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
     counted_Y = response_mask_Y.to(row_Y.device) > 0
     # masked tokens are set to 0, not multiplied by it: their numbers need not be finite
     energy_Y = torch.where(counted_Y, energy_Y, 0.0)

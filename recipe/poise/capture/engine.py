@@ -29,7 +29,7 @@ from recipe.poise.capture.stream import STREAM
 CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen in every micro-batch of that pass
 PROMPT_FLAG = "poise_prompts"  # set in the batch of a prompt pass: rows are prompts without responses
 PROMPT_FIELD = "poise_prompt"  # (C, 1) int64: which candidate; negative: padding
-ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the verifier failed
+ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the reward is left out
 
 # the actor's worker is what imports this module, and what builds the sending end of the weight sync afterwards
 _ROLLOUT_REGISTRY["vllm", "async"] = "recipe.poise.rollout.adapter.RolloutAdapter"
@@ -86,7 +86,11 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         micro_batch = micro_batch.to(get_device_id())
         input_ids = micro_batch["input_ids"]
         spans = token_spans(
-            input_ids.values(), input_ids.offsets(), micro_batch["responses"].offsets().diff(), settings.end_think_id
+            input_ids.values(),
+            input_ids.offsets(),
+            micro_batch["responses"].offsets().diff(),
+            settings.end_think_id,
+            micro_batch["response_mask"].values(),
         )
         packed = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
         padded_length = None if packed else int(input_ids.offsets().diff().max())
@@ -130,7 +134,8 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
         )
         if settings.signals:
             columns.append(signals(settings.signals))
-        feature_RF = torch.cat(columns, dim=1).float()
+        # without features, the energies are all that is wanted
+        feature_RF = torch.cat(columns or [prompt_RD[:, :0]], dim=1).float()
         if dumped_RF is not None:
             STREAM.append_dump(torch.cat([dumped_RF, signals(SIGNALS)], dim=1), prompt_hash(input_ids.values(), spans))
         # host time outside verl's own pass, plus the time inside the hook
@@ -141,12 +146,13 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
     def _prompt_step(self, micro_batch, capture: HiddenStateCapture):
         """States of prompts, into the stream; of the logits only the last token's are made, where the model can."""
         micro_batch = micro_batch.to(get_device_id())
-        offsets = micro_batch["input_ids"].offsets()
+        input_ids = micro_batch["input_ids"]
+        offsets = input_ids.offsets()
         packed = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
         model_inputs, _ = self.prepare_model_inputs(micro_batch=micro_batch)
         if keeps_logits(self.module):
             model_inputs["logits_to_keep"] = 1
-        capture.arm(prompt_spans(offsets), None if packed else int(offsets.diff().max()))
+        capture.arm(prompt_spans(input_ids.values(), offsets), None if packed else int(offsets.diff().max()))
         reduced = self._autocast_dtype != torch.float32
         context = torch.autocast(get_device_name(), self._autocast_dtype) if reduced else nullcontext()
         try:

@@ -58,6 +58,8 @@ class TokenSpans:
         state_end: one past the last token that the response state may use: the last ``</think>`` where there is one,
             else `response_end`.
         has_think: bool; whether the response holds a ``</think>``.
+        own_T: (T,) int64; how many of the packed tokens up to and including this one the policy has written itself in a
+            response. What a tool or a user says between two turns is the response's, but not the policy's own.
     """
 
     row_start: Tensor
@@ -65,6 +67,7 @@ class TokenSpans:
     response_end: Tensor
     state_end: Tensor
     has_think: Tensor
+    own_T: Tensor
 
     @property
     def reasoning_end(self) -> Tensor:
@@ -76,8 +79,25 @@ class TokenSpans:
         return _last(self.row_start, self.prompt_end, count)
 
     def last_response_tokens(self, count: int) -> tuple[Tensor, Tensor]:
-        """The same for the last response tokens up to `state_end`."""
-        return _last(self.prompt_end, self.state_end, count)
+        """The same for the last of the policy's own response tokens up to `state_end`."""
+        last_R, before_R = self.own_before(self.state_end), self.own_before(self.prompt_end)
+        number_RN = last_R.unsqueeze(1) - torch.arange(count, device=last_R.device)
+        inside_RN = number_RN > before_R.unsqueeze(1)
+        weight_RN = inside_RN.float() / inside_RN.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.own_place(number_RN), weight_RN
+
+    def own_before(self, end_R: Tensor) -> Tensor:
+        """Own tokens before these positions, counted from the first row's start."""
+        return torch.where(end_R > 0, self.own_T[(end_R - 1).clamp(min=0)], 0)
+
+    def own_place(self, number: Tensor) -> Tensor:
+        """Where the own tokens of these numbers stand, counted from 1; any position for a number that there is not."""
+        return torch.searchsorted(self.own_T, number.clamp(min=1)).clamp(max=len(self.own_T) - 1)
+
+    @property
+    def own_length(self) -> Tensor:
+        """(R,) the policy's own tokens of each response."""
+        return self.own_before(self.response_end) - self.own_before(self.prompt_end)
 
 
 def _last(start_R: Tensor, end_R: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -88,31 +108,46 @@ def _last(start_R: Tensor, end_R: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def token_spans(
-    input_ids_T: Tensor, offsets: Tensor, response_lengths_R: Tensor, end_think_id: int | None
+    input_ids_T: Tensor,
+    offsets: Tensor,
+    response_lengths_R: Tensor,
+    end_think_id: int | None,
+    response_mask_Y: Tensor | None = None,
 ) -> TokenSpans:
     """Spans from the packed token ids; nothing is decoded and no number leaves the device.
 
     Args:
         offsets: (R + 1,) row starts, as of a jagged nested tensor.
-        end_think_id: id of ``</think>``; None where the tokenizer has no such token.
+        end_think_id: id of ``</think>``; None where the tokenizer has no such token. Only those that the policy wrote
+            itself count.
+        response_mask_Y: of all rows' response tokens, one row after the other; above 0 where the token is the policy's
+            own. None: all are.
     """
     start_R, end_R = offsets[:-1].long(), offsets[1:].long()
-    prompt_end_R = end_R - response_lengths_R.long()
+    length_R = response_lengths_R.long()
+    prompt_end_R = end_R - length_R
+    place_T = torch.arange(len(input_ids_T), device=input_ids_T.device)
+    row_T = torch.searchsorted(end_R, place_T, right=True)
+    is_own_T = place_T >= prompt_end_R[row_T]
+    if response_mask_Y is not None and len(response_mask_Y):
+        # place of a response's token among those of all responses; of a prompt's token, any
+        among_T = (length_R.cumsum(0)[row_T] - (end_R[row_T] - place_T)).clamp(min=0)
+        is_own_T &= response_mask_Y.to(place_T.device)[among_T] > 0
     state_end_R, has_think_R = end_R, torch.zeros_like(end_R, dtype=torch.bool)
     if end_think_id is not None:
-        place_T = torch.arange(len(input_ids_T), device=input_ids_T.device)
         # running maximum of the places of </think>: at a row's end, the last one so far
-        last_T = torch.where(input_ids_T == end_think_id, place_T, -1).cummax(0).values
+        last_T = torch.where((input_ids_T == end_think_id) & is_own_T, place_T, -1).cummax(0).values
         last_R = last_T[(end_R - 1).clamp(min=0)]
         has_think_R = last_R >= prompt_end_R
         state_end_R = torch.where(has_think_R, last_R + 1, end_R)
-    return TokenSpans(start_R, prompt_end_R, end_R, state_end_R, has_think_R)
+    return TokenSpans(start_R, prompt_end_R, end_R, state_end_R, has_think_R, is_own_T.long().cumsum(0))
 
 
-def prompt_spans(offsets: Tensor) -> TokenSpans:
-    """Spans of prompts alone, with empty responses; `offsets` as in `token_spans`."""
+def prompt_spans(input_ids_T: Tensor, offsets: Tensor) -> TokenSpans:
+    """Spans of prompts alone, with empty responses; arguments as in `token_spans`."""
     start_R, end_R = offsets[:-1].long(), offsets[1:].long()
-    return TokenSpans(start_R, end_R, end_R, end_R, torch.zeros_like(end_R, dtype=torch.bool))
+    nothing = torch.zeros_like(end_R, dtype=torch.bool)
+    return TokenSpans(start_R, end_R, end_R, end_R, nothing, torch.zeros_like(input_ids_T, dtype=torch.int64))
 
 
 class HiddenStateCapture:

@@ -1,8 +1,9 @@
 """Scalar features of a rollout from the log-prob pass's own entropy, log-probs and token ids, on the device.
 
-Entropy and log-prob of response token p sit at p - 1: the position whose logits predicted it.
+Entropy and log-prob of response token p sit at p - 1: the position whose logits predicted it. What the policy has not
+written itself, a tool's answer or a user's turn, takes no part.
 
-Shapes: R rows, T tokens of the packed sequence, S signals.
+Shapes: R rows, T tokens of the packed sequence, N own tokens of all responses, S signals.
 """
 
 from collections.abc import Callable
@@ -31,41 +32,44 @@ class PassOutputs:
 
     @property
     def length_R(self) -> Tensor:
+        """Tokens of the response, whoever wrote them."""
         return self.spans.response_end - self.spans.prompt_end
 
 
-def _segment_mean(x_T: Tensor, start_R: Tensor, end_R: Tensor) -> Tensor:
-    """Mean over [start, end) (R,); NaN for an empty segment. Through a running sum in float64."""
-    total = torch.cat([x_T.new_zeros(1, dtype=torch.float64), x_T.double().cumsum(0)])
-    return ((total[end_R] - total[start_R]) / (end_R - start_R)).float()
+def _segment_mean(x_T: Tensor, spans: TokenSpans, start_R: Tensor, end_R: Tensor) -> Tensor:
+    """Mean (R,) of what predicted the own tokens of [start, end); NaN where there are none. Through a running sum in
+    float64."""
+    is_own_T = spans.own_T.diff(append=spans.own_T[-1:]) > 0  # of the next token
+    total = torch.cat([x_T.new_zeros(1, dtype=torch.float64), torch.where(is_own_T, x_T.double(), 0.0).cumsum(0)])
+    return ((total[end_R - 1] - total[start_R - 1]) / (spans.own_before(end_R) - spans.own_before(start_R))).float()
+
+
+def _response_mean(x_T: Tensor, spans: TokenSpans) -> Tensor:
+    mean_R = _segment_mean(x_T, spans, spans.prompt_end, spans.response_end)
+    return torch.where(spans.own_length > 0, mean_R, 0.0)
 
 
 def _entropy(out: PassOutputs, start_R: Tensor, end_R: Tensor) -> Tensor:
     """Mean entropy of a part; an empty part takes the response's mean, and an empty response 0."""
-    part_R = _segment_mean(out.entropy_T, start_R - 1, end_R - 1)
-    whole_R = _segment_mean(out.entropy_T, out.spans.prompt_end - 1, out.spans.response_end - 1)
-    return torch.where(end_R > start_R, part_R, torch.where(out.length_R > 0, whole_R, 0.0))
+    part_R = _segment_mean(out.entropy_T, out.spans, start_R, end_R)
+    some_R = out.spans.own_before(end_R) > out.spans.own_before(start_R)
+    return torch.where(some_R, part_R, _response_mean(out.entropy_T, out.spans))
 
 
 def _entropy_extreme(out: PassOutputs, reduce: str) -> Tensor:
     """Largest or smallest entropy over the response; 0 for an empty one."""
-    row_T = torch.repeat_interleave(
-        torch.arange(len(out.length_R), device=out.length_R.device), out.length_R, output_size=int(out.length_R.sum())
+    length_R = out.spans.own_length
+    row_N = torch.repeat_interleave(
+        torch.arange(len(length_R), device=length_R.device), length_R, output_size=int(length_R.sum())
     )
-    first_R = out.length_R.cumsum(0) - out.length_R
-    place_T = torch.arange(len(row_T), device=row_T.device) - first_R[row_T] + out.spans.prompt_end[row_T] - 1
-    empty_R = torch.zeros(len(out.length_R), dtype=torch.float32, device=row_T.device)
-    return empty_R.scatter_reduce(0, row_T, out.entropy_T[place_T].float(), reduce, include_self=False)
+    place_N = out.spans.own_place(torch.arange(1, len(row_N) + 1, device=row_N.device)) - 1
+    empty_R = torch.zeros(len(length_R), dtype=torch.float32, device=row_N.device)
+    return empty_R.scatter_reduce(0, row_N, out.entropy_T[place_N].float(), reduce, include_self=False)
 
 
 def _entropy_last(out: PassOutputs) -> Tensor:
-    last_R = out.entropy_T[(out.spans.response_end - 2).clamp(min=0)].float()
-    return torch.where(out.length_R > 0, last_R, 0.0)
-
-
-def _logprob_mean(out: PassOutputs) -> Tensor:
-    mean_R = _segment_mean(out.log_prob_T, out.spans.prompt_end - 1, out.spans.response_end - 1)
-    return torch.where(out.length_R > 0, mean_R, 0.0)
+    last_R = out.spans.own_place(out.spans.own_before(out.spans.response_end)) - 1
+    return torch.where(out.spans.own_length > 0, out.entropy_T[last_R.clamp(min=0)].float(), 0.0)
 
 
 def _truncated(out: PassOutputs) -> Tensor:
@@ -84,8 +88,8 @@ SIGNALS: dict[str, Callable[[PassOutputs], Tensor]] = {
     "entropy_last": _entropy_last,
     "entropy_max": lambda out: _entropy_extreme(out, "amax"),
     "entropy_min": lambda out: _entropy_extreme(out, "amin"),
-    "logprob_mean": _logprob_mean,
-    "length": lambda out: out.length_R.float().log1p(),
+    "logprob_mean": lambda out: _response_mean(out.log_prob_T, out.spans),
+    "length": lambda out: out.spans.own_length.float().log1p(),
     "truncated": _truncated,
 }
 REWARD = "reward"  # the rollout's own reward: the probe worker adds it, the pass does not know it

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import transfer_queue as tq
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.debug import marked_timer
 
 from recipe.poise.baseline.rows import index_rows
 from recipe.poise.choose.chooser import FOLDER, Chooser
-from recipe.poise.choose.prompts import PromptTokens, prompt_batch
+from recipe.poise.choose.prompts import PromptTokens
 from recipe.poise.choose.rule import Judgement
 from recipe.poise.config import PoiseConfig
+from recipe.poise.trainer.prompt_pass import PromptPassMixin
 from recipe.poise.trainer.verdicts import failed_rows
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class ChosenPrompts:
         """What a run that did not choose has left is of no use here."""
 
 
-class ChoiceMixin(PPOTrainer):
+class ChoiceMixin(PromptPassMixin):
     """Judges candidates and chooses among them, where ``poise.select`` says so.
 
     It stands behind the mix-in that saves a checkpoint on request (`trainer.stop`): what is saved at the end of a step
@@ -97,21 +97,12 @@ class ChoiceMixin(PPOTrainer):
         found = [self._prompt_tokens.of(place) for place in self._chooser.candidates()]
         tokens = [row for row, _ in found]
         domain_C = torch.tensor([self.poise.probe.domain_index(source) for _, source in found])
-        rollout = self.config.actor_rollout_ref.rollout
-        multiple = 1 if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu
-        self.actor_rollout_wg.compute_log_prob(prompt_batch(tokens, self._actor_ranks(), multiple))
+        self._pass_prompts(tokens)
         said_C5 = next(table for table in self.critic_wg.judge_prompts(domain_C) if table is not None)
         metrics = self._chooser.choose(Judgement.of_table(said_C5), self.global_steps + 1)
         metrics["prompt_pass_tokens"] = float(sum(map(len, tokens)))
         metrics["time_prompt_pass_s"] = time.perf_counter() - start
         self._choice_metrics = {f"poise/{name}": value for name, value in metrics.items()}
-
-    def _actor_ranks(self) -> int:
-        """Ranks that the actor's rows are spread over, as verl's `_balance_batch` asks."""
-        known = self.actor_rollout_wg._dispatch_info
-        if "actor" not in known:
-            known["actor"] = self.actor_rollout_wg._query_dispatch_info("actor")
-        return max(known["actor"]) + 1
 
     def prepare_step(self) -> dict:
         return {**super().prepare_step(), **self._choice_metrics}

@@ -117,7 +117,7 @@ def spo_advantage(
     if visit is None:
         raise RuntimeError("algorithm.adv_estimator=spo needs the trainer of `python -m recipe.poise.main_poise`")
     mask_BL = response_mask.to(torch.float32)
-    visit.reward_B = torch.where(response_mask.bool(), token_level_rewards.float(), 0.0).sum(dim=1)
+    visit.reward_B = token_level_rewards.float().sum(dim=1)  # the verifier's stands on the last token, whoever wrote it
     counts = ~visit.failed_B
     advantage_B = visit.reward_B - visit.value_B.to(visit.reward_B)
     if counts.sum() > 1:
