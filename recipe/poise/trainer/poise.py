@@ -52,6 +52,11 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
         batch.extra_info[DUMP_FLAG] = dump.folder is not None and self.global_steps % dump.every == 0
         return super()._compute_old_log_prob(batch, metrics)
 
+    @property
+    def _fit_number(self) -> int:
+        """Of this update, counted from 1 over the run: the step, unless a step updates several times."""
+        return (self.global_steps - 1) * self.parameter_sync_step + self.local_trigger_step + 1
+
     def _domains(self, batch) -> torch.Tensor:
         """(B,) int64: the probe of each row, from its data source."""
         if len(self.poise.probe.domain_names) < 2:
@@ -61,7 +66,7 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
 
     def _compute_values(self, batch, metrics):
         infer = dataclasses.replace(batch, fields=INFER_FIELDS)
-        infer.extra_info["poise_step"] = self.global_steps
+        infer.extra_info["poise_step"] = self._fit_number
         super()._compute_values(infer, metrics)
         return batch
 
@@ -90,7 +95,7 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
 
     def _update_critic(self, batch, metrics):
         fit = dataclasses.replace(batch, fields=FIT_FIELDS)
-        fit.extra_info["poise_step"] = self.global_steps
+        fit.extra_info["poise_step"] = self._fit_number
         critic_metrics: dict = {}
         super()._update_critic(fit, critic_metrics)
         for name, value in critic_metrics.items():
