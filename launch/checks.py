@@ -179,6 +179,20 @@ def check_devices(run: RunFile) -> list[Check]:
     return [Check("devices", min(free) >= least, text, remedy)]
 
 
+def check_pools(run: RunFile) -> list[Check]:
+    """Where some devices only generate: how many do what, and what carries the weights from the ones to the others."""
+    if run.generating is None:
+        return []
+    nodes, devices = run.generating
+    text = f"{run.devices} devices train, {nodes * devices} generate"
+    found = [Check("pools", True, text)]
+    if run.accelerator == "gpu":
+        there = importlib.util.find_spec("cupy") is not None
+        remedy = "verl's nccl checkpoint engine needs CuPy: poise_env gpu async, or pip install -e .[async]"
+        found.append(Check("cupy", there, "installed" if there else "missing", remedy))
+    return found
+
+
 def check_ports(run: RunFile, ray_runs: bool) -> list[Check]:
     start = ephemeral_start()
     if run.ports.last >= start:
@@ -213,7 +227,7 @@ def node_checks(run: RunFile, inputs: dict[str, list[str]], ray_runs: bool) -> l
         ray_runs: Ray holds its ports already.
     """
     found = [*check_versions(), *check_plugin(), *check_devices(run), *check_disk(run), *check_shm()]
-    found += [*check_ports(run, ray_runs), *check_environment(run)]
+    found += [*check_pools(run), *check_ports(run, ray_runs), *check_environment(run)]
     for path in inputs["model"]:
         found += check_model(path)
     for name, files in inputs.items():

@@ -14,12 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from launch import quoting
 from launch.runfile import ROOT, RunFile, RunFileError
 from recipe.poise.moved import check_moved
+from recipe.poise.separate import check_separate
 
 CONFIG_DIR = ROOT / "recipe/poise/config"
 # What the run file itself decides: an override of it would be silently undone.
 OWNED = {
     "trainer.nnodes": "nodes",
     "trainer.n_gpus_per_node": "gpus_per_node",
+    "actor_rollout_ref.rollout.nnodes": "rollout",
+    "actor_rollout_ref.rollout.n_gpus_per_node": "rollout",
     "trainer.default_local_dir": "folder",
     "trainer.resume_mode": "folder (a run goes on from its newest complete checkpoint; for a new start take another)",
     "trainer.experiment_name": "name",
@@ -57,14 +60,18 @@ def run_overrides(run: RunFile) -> list[str]:
 
 def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[str]:
     """What the launcher adds: shape, folders, the file logger, and which cluster `ray.init` is to use."""
-    own = {
-        "trainer.nnodes": run.nodes,
-        "trainer.n_gpus_per_node": run.gpus_per_node,
+    nodes, devices = run.training
+    own: dict[str, Any] = {
+        "trainer.nnodes": nodes,
+        "trainer.n_gpus_per_node": devices,
         "trainer.default_local_dir": str(run.checkpoints),
         "trainer.resume_mode": "auto",
         "trainer.experiment_name": run.name,
         "hydra.run.dir": str(run.root / "hydra"),
     }
+    if run.generating is not None:
+        own["trainer.v1.trainer_mode"] = "separate_async"
+        own["actor_rollout_ref.rollout.nnodes"], own["actor_rollout_ref.rollout.n_gpus_per_node"] = run.generating
     loggers = words(run, config, "trainer.logger")
     if "file" not in loggers:  # its records say which step an attempt reached
         own["trainer.logger"] = [*loggers, "file"]
@@ -73,6 +80,8 @@ def launch_overrides(run: RunFile, config: DictConfig, cluster: bool) -> list[st
         own |= {f"ray_kwargs.ray_init.{key}": None for key in ray_init if key not in ("address", "runtime_env")}
     else:  # without it Ray joins whatever cluster it finds on this machine
         own["++ray_kwargs.ray_init.address"] = "local"
+        if run.generating is not None and run.accelerator == "cpu":  # logical devices, of which Ray knows nothing
+            own["ray_kwargs.ray_init.num_gpus"] = run.nodes * run.gpus_per_node
     return [override(key, value) for key, value in own.items()]
 
 
@@ -137,6 +146,10 @@ def resolved(run: RunFile, cluster: bool) -> DictConfig:
     # what the launcher itself looks at later: checkpoints' contents, and preflight's inputs
     setting(run, config, "critic.enable", bool | None, "true, false or null")
     setting(run, config, "trainer.v1.trainer_mode", str, "one of verl's modes")
+    try:
+        check_separate(config)
+    except ValueError as error:
+        raise RunFileError(f"{run.name}: {error}") from error
     words(run, config, "actor_rollout_ref.actor.checkpoint.save_contents")
     words(run, config, "data.train_files")
     words(run, config, "data.val_files", optional=True)

@@ -164,6 +164,21 @@ class Slurm(Section):
     environment: Environment = Environment()
 
 
+class Rollout(Section):
+    """The devices that only generate, while the others train: trainer_mode separate_async. Without: all do both."""
+
+    # so many whole nodes
+    nodes: Count | None = None
+    # or so many devices of each node
+    gpus_per_node: Count | None = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        if self.nodes is not None and self.gpus_per_node is not None:
+            raise ValueError("set nodes, so many whole nodes, or gpus_per_node, so many devices of each node")
+        return self
+
+
 class Kubernetes(Section):
     """For the RayJob manifest."""
 
@@ -204,6 +219,7 @@ class RunFile(Section):
 
     nodes: Count = 1
     gpus_per_node: Count = 1
+    rollout: Rollout = Rollout()
     accelerator: Literal["gpu", "cpu"] = "gpu"
     # network interface for Ray, NCCL and gloo, for instance ib0; null: the one of the node's address
     interface: Interface | None = None
@@ -225,10 +241,32 @@ class RunFile(Section):
     kubernetes: Kubernetes = Kubernetes()
     sky: Sky = Sky()
 
+    @model_validator(mode="after")
+    def _some_train(self):
+        nodes, devices = self.training
+        if nodes < 1 or devices < 1:
+            raise ValueError(
+                f"rollout takes all of nodes={self.nodes}, gpus_per_node={self.gpus_per_node}: leave devices that train"
+            )
+        return self
+
+    @property
+    def training(self) -> tuple[int, int]:
+        """Nodes, and devices on each, that train."""
+        return self.nodes - (self.rollout.nodes or 0), self.gpus_per_node - (self.rollout.gpus_per_node or 0)
+
+    @property
+    def generating(self) -> tuple[int, int] | None:
+        """Nodes, and devices on each, that only generate; None: none."""
+        if self.rollout == Rollout():
+            return None
+        return self.rollout.nodes or self.nodes, self.rollout.gpus_per_node or self.gpus_per_node
+
     @property
     def devices(self) -> int:
-        """Devices in all: FSDP's world size."""
-        return self.nodes * self.gpus_per_node
+        """Devices that train: FSDP's world size."""
+        nodes, devices = self.training
+        return nodes * devices
 
     @property
     def root(self) -> Path:

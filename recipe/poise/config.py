@@ -15,11 +15,12 @@ from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, R
 from recipe.poise.capture.stream import CaptureSettings
 from recipe.poise.choose.settings import Rollouts, SelectSettings
 from recipe.poise.correction import check_bypass
+from recipe.poise.separate import check_separate
 
 logger = logging.getLogger(__name__)
 
 ENGINE_MODULE = "recipe.poise.capture.engine"
-TRAINER_MODES = ("sync", "colocate_async")
+TRAINER_MODES = ("sync", "colocate_async", "separate_async")
 State = Literal["prompt", "response"]
 STATES: tuple[State, ...] = get_args(State)
 VERL_SETTINGS: dict[str, Any] = {
@@ -147,6 +148,7 @@ def check_types(config: DictConfig) -> PoiseConfig:
             f"algorithm.adv_estimator={estimator}: prompts are judged by POISE's probe, which this run lacks. Set "
             "algorithm.adv_estimator=poise, or poise.select.candidates=1 poise.rollouts=fixed"
         )
+    check_separate(config)
     return poise
 
 
@@ -165,7 +167,7 @@ def check_config(config: DictConfig) -> PoiseConfig:
 
     refuse_if(not config.trainer.use_v1, "POISE needs verl's V1 trainer: set trainer.use_v1=True")
     mode = config.trainer.v1.trainer_mode
-    refuse_if(mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {' and '.join(TRAINER_MODES)}")
+    refuse_if(mode not in TRAINER_MODES, f"trainer.v1.trainer_mode={mode}: POISE runs in {', '.join(TRAINER_MODES)}")
     passed = [name for name in poise.signals if name != REWARD]
     check_bypass(config, poise.states, passed, poise.dump_features.folder is not None)
     refuse_if(
@@ -210,6 +212,11 @@ def check_config(config: DictConfig) -> PoiseConfig:
         poise.rollouts == "adaptive" and (mode != "sync" or rollout.n < 2),
         f"poise.rollouts=adaptive, trainer.v1.trainer_mode={mode}, actor_rollout_ref.rollout.n={rollout.n}: only in "
         "mode sync does a step hold a whole budget, and n=1 leaves nothing to give. Set sync and n>=2, or fixed",
+    )
+    refuse_if(
+        poise.choosing and mode == "separate_async",
+        f"poise.select.candidates={poise.select.candidates} with trainer.v1.trainer_mode={mode}: prompts are chosen "
+        "once a step, while rollouts of earlier choices still run. Set candidates=1, or another mode",
     )
     poise.dump_features.check_folder()
     return poise

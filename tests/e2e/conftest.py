@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,10 +92,11 @@ def cpu_environment(mark: str, metrics: Path) -> dict[str, str]:
     }
 
 
-def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 600) -> Run:
-    """`python -m recipe.poise.main_poise` on the embedded default, at most `limit_s` seconds."""
+@contextmanager
+def started(folder: Path, assets: Path, *overrides: str) -> Iterator[subprocess.Popen]:
+    """`python -m recipe.poise.main_poise` on the embedded default; nothing of it is left afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    mark, metrics = uuid.uuid4().hex, folder / "metrics.jsonl"
+    mark = uuid.uuid4().hex
     command = [
         sys.executable, "-m", "recipe.poise.main_poise", "--config-name", "poise_quickstart",
         f"hydra.run.dir={folder}/hydra",
@@ -109,22 +112,37 @@ def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 6
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=cpu_environment(mark, metrics),
+            env=cpu_environment(mark, folder / "metrics.jsonl"),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        process.mark = mark  # type: ignore[attr-defined]  # for `processes_of`
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            kill_all(mark)
+
+
+def result_of(folder: Path, code: int, overrides: tuple[str, ...] = ()) -> Run:
+    """What a run in `folder` has written."""
+    metrics = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    text = (folder / "log.txt").read_text(errors="replace")
+    return Run(code, text, {line["step"]: line["data"] for line in lines}, folder / "checkpoints", overrides)
+
+
+def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 600) -> Run:
+    """A run to its end, at most `limit_s` seconds."""
+    with started(folder, assets, *overrides) as process:
         try:
             code = process.wait(timeout=limit_s)
         except subprocess.TimeoutExpired:
             code = -1
-            os.killpg(process.pid, signal.SIGKILL)
-        finally:
-            kill_all(mark)
-    text = (folder / "log.txt").read_text(errors="replace")
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    run = Run(code, text, {line["step"]: line["data"] for line in lines}, folder / "checkpoints", overrides)
-    assert code == 0, f"run ended with {code} (-1: over {limit_s} s):\n" + text[-6000:]
+    run = result_of(folder, code, overrides)
+    assert code == 0, f"run ended with {code} (-1: over {limit_s} s):\n" + run.log[-6000:]
     return run
 
 
@@ -132,6 +150,13 @@ def start_and_wait(folder: Path, assets: Path, *overrides: str, limit_s: int = 6
 def run_poise():
     """The function that runs the entry: ``run_poise(folder, assets, *overrides, limit_s=600) -> Run``."""
     return start_and_wait
+
+
+@pytest.fixture(scope="session")
+def running_poise():
+    """A run under way, its processes, and what it has written: ``started``, ``processes_of(process.mark)``,
+    ``result_of(folder, code)``."""
+    return started, processes_of, result_of
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,12 @@ ROOMS: dict[str, set[str]] = {
     "probe": set(),  # mathematics; knows nothing of verl
     "reward": set(),  # stands alone, verl calls it by path
     # the data's way through a step
-    f"{PLUGIN}.capture": {"probe"},
+    f"{PLUGIN}.rollout": set(),
+    f"{PLUGIN}.capture": {"probe", f"{PLUGIN}.rollout"},
     f"{PLUGIN}.choose": {"probe", f"{PLUGIN}.capture"},
     f"{PLUGIN}.correction": set(),
-    f"{PLUGIN}.config": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.choose", f"{PLUGIN}.correction"},
-    f"{PLUGIN}.rollout": set(),
+    f"{PLUGIN}.separate": {"probe", f"{PLUGIN}.correction"},
+    f"{PLUGIN}.config": {"probe", *(f"{PLUGIN}.{room}" for room in ("capture", "choose", "correction", "separate"))},
     f"{PLUGIN}.cpu": {f"{PLUGIN}.capture", f"{PLUGIN}.rollout"},
     f"{PLUGIN}.plugin": {f"{PLUGIN}.cpu"},
     f"{PLUGIN}.baseline": {"probe", f"{PLUGIN}.capture", f"{PLUGIN}.config", f"{PLUGIN}.plugin"},
@@ -39,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.evaluate": {"reward", f"{PLUGIN}.data", f"{PLUGIN}.progress"},
     f"{PLUGIN}.quickstart": {"reward", f"{PLUGIN}.progress"},
     # and above it
-    "launch": {f"{PLUGIN}.moved", f"{PLUGIN}.plugin"},
+    "launch": {f"{PLUGIN}.{room}" for room in ("moved", "plugin", "separate")},
     f"{PLUGIN}.compare": {"probe", "launch", f"{PLUGIN}.quickstart"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),

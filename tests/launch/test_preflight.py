@@ -93,6 +93,18 @@ def test_gpus_that_are_not_there(run):
     assert "gpus_per_node=2" in failed(checks.check_devices(gpu))["devices"]
 
 
+def test_two_pools_of_devices_are_told_and_want_cupy(monkeypatch):
+    run = load("qwen3_4b_poise_async_4x8")
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    found = checks.check_pools(run)
+    assert [item.found for item in found] == ["16 devices train, 16 generate", "missing"]
+    assert "pip install -e .[async]" in failed(found)["cupy"]
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: name == "cupy" or None)
+    assert failed(checks.check_pools(run)) == {}
+    assert [item.name for item in checks.check_pools(run.model_copy(update={"accelerator": "cpu"}))] == ["pools"]
+    assert checks.check_pools(load("qwen3_4b_poise_4x8")) == []
+
+
 def test_another_verl_and_a_missing_package(monkeypatch):
     monkeypatch.setitem(checks.PINNED, "verl", "0.0.0")
     monkeypatch.setattr(checks, "PACKAGES", ("verl", "no-such-package"))

@@ -33,13 +33,71 @@ def test_every_run_file_composes_against_verl(name):
     run = load(name)
     config = resolved(run, cluster=run.nodes > 1)
     assert run.name == Path(name).stem
-    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (run.nodes, run.gpus_per_node)
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == run.training
     assert "file" in config.trainer.logger and config.trainer.max_actor_ckpt_to_keep == 2
     rollouts = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
     mini = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
     assert rollouts % run.devices == 0 and mini % run.devices == 0 and rollouts % mini == 0
     if config.algorithm.adv_estimator == "poise":
         check_config(config)
+
+
+@pytest.mark.parametrize("method", ["poise", "dapo"])
+@pytest.mark.parametrize(
+    ("shape", "training", "generating"), [("1x8", (1, 4), (1, 4)), ("4x8", (2, 8), (2, 8))], ids=["1x8", "4x8"]
+)
+def test_devices_that_train_and_devices_that_generate_are_the_runs(method, shape, training, generating):
+    run = load(f"qwen3_4b_{method}_async_{shape}")
+    config = resolved(run, cluster=run.nodes > 1)
+    rollout = config.actor_rollout_ref.rollout
+    assert (run.training, run.generating) == (training, generating)
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == training
+    assert (rollout.nnodes, rollout.n_gpus_per_node) == generating
+    assert run.devices == training[0] * training[1]  # FSDP's
+    assert run.devices + generating[0] * generating[1] == run.nodes * run.gpus_per_node
+    assert config.trainer.v1.trainer_mode == "separate_async" and not config.actor_rollout_ref.hybrid_engine
+    # a step has as many rollouts, and as many updates, as the same method's on devices that do both
+    other = resolved(load(f"qwen3_4b_{method}_{shape}"), cluster=run.nodes > 1)
+    for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size", "actor_rollout_ref.rollout.n"):
+        assert OmegaConf.select(config, key) == OmegaConf.select(other, key)
+    assert rollout.calculate_log_probs  # what the correction is made of
+
+
+def test_a_rollout_pool_on_a_cpu_gets_logical_devices(tmp_path):
+    gloo = "actor_rollout_ref.rollout.checkpoint_engine.backend"
+    batch = "actor_rollout_ref.actor.ppo_mini_batch_size"
+    text = (
+        f"base: {ROOT}/launch/runs/cpu_poise.yaml\nname: a\ngpus_per_node: 3\nrollout: {{gpus_per_node: 2}}\n"
+        f"overrides: {{{gloo}: gloo, {batch}: 8}}\n"
+    )
+    config = resolved(load(write(tmp_path, text)), cluster=False)
+    assert (config.trainer.n_gpus_per_node, config.actor_rollout_ref.rollout.n_gpus_per_node) == (1, 2)
+    assert config.ray_kwargs.ray_init.num_gpus == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rollout: {nodes: 1}\n", "leave devices that train"),
+        ("gpus_per_node: 2\nrollout: {gpus_per_node: 2}\n", "leave devices that train"),
+        ("nodes: 2\ngpus_per_node: 2\nrollout: {nodes: 1, gpus_per_node: 1}\n", "set nodes, .* or gpus_per_node"),
+    ],
+)
+def test_pools_that_do_not_add_up(tmp_path, text, message):
+    with pytest.raises(RunFileError, match=message):
+        load(write(tmp_path, GOOD + text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("overrides: {trainer.v1.trainer_mode: separate_async}\n", "data.train_batch_size=256, .*one of the others"),
+        ("overrides: {actor_rollout_ref.rollout.nnodes: 1}\n", "set its key rollout instead"),
+    ],
+)
+def test_the_check_of_separate_async_is_the_launchers_too(tmp_path, text, message):
+    with pytest.raises(RunFileError, match=message):
+        resolved(load(write(tmp_path, GOOD + "nodes: 1\ngpus_per_node: 2\n" + text)), cluster=False)
 
 
 @pytest.mark.parametrize(

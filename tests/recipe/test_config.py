@@ -74,7 +74,7 @@ def test_run_configs_pass(name):
         (["algorithm.rollout_correction.bypass_mode=True"], "bypass_mode=True skips the log-prob pass"),
         (["actor_rollout_ref.model.external_lib=null"], "recipe.poise.capture.engine"),
         (["critic.enable=False"], "critic seat"),
-        (["trainer.v1.trainer_mode=separate_async"], "sync and colocate_async"),
+        (["trainer.v1.trainer_mode=fully_async"], "POISE runs in sync, colocate_async, separate_async"),
         (["actor_rollout_ref.actor.strategy=megatron"], "fsdp2"),
         (["trainer.device=cpu", "actor_rollout_ref.actor.strategy=fsdp"], "on a CPU only fsdp2"),
         (["trainer.use_v1=False"], "V1 trainer"),

@@ -10,6 +10,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tracking
 
@@ -52,6 +53,7 @@ def test_pool_manager_maps_roles_to_ray_classes():
 def test_modes_stand_in_the_registry():
     assert issubclass(TRAINER_REGISTRY["sync"], PPOTrainerSync)
     assert issubclass(TRAINER_REGISTRY["colocate_async"], PPOTrainerColocateAsync)
+    assert issubclass(TRAINER_REGISTRY["separate_async"], PPOTrainerSeparateAsync)
 
 
 def test_log_prob_pass_computes_entropy_and_drops_the_flag():
@@ -285,3 +287,52 @@ def test_what_an_agent_loop_leaves_of_a_session():
     assert fields["prompts"].tolist() == [5, 6] and fields["responses"].tolist() == [7, 8, 9]
     assert fields["response_mask"].tolist() == [1, 1, 0] and fields["rm_scores"].tolist() == [0.0, 0.0, 0.5]
     assert fields["rollout_log_probs"].tolist() == [-1.0, -2.0, 0.0]
+
+
+def test_separate_async_takes_old_log_probs_from_the_weights_that_a_step_began_with():
+    """And by the base class's method, so that a mix-in's capture is in the pass."""
+    text = source(PPOTrainerSeparateAsync._compute_old_log_prob)
+    assert text.count("super()._compute_old_log_prob(batch, metrics)") == 3
+    calls = ["save_model_to_cpu(self.local_trigger_step)", "restore_model_from_cpu(0)", "result = super()",
+             "restore_model_from_cpu(self.local_trigger_step)"]  # fmt: skip
+    places = [text.index(call) for call in calls]
+    assert places == sorted(places)
+    assert "ray.remote(DetachActorWorker)" in source(PPOTrainerSeparateAsync._init_resource_pool_mgr)
+
+
+def test_a_step_updates_several_times_and_tells_which():
+    assert parameters(PPOTrainer.step) == ["self", "metrics", "timing_raw"]
+    assert parameters(PPOTrainer._step_once) == ["self", "metrics", "timing_raw", "sample_batch_size"]
+    text = source(PPOTrainer.step)
+    assert "self.local_trigger_step = trigger_idx" in text and "self._step_once(iter_metrics, timing_raw" in text
+    assert "metrics.update(metrics_aggregator.get_aggregated_metrics())" in text
+
+
+def test_rows_say_which_weights_they_are_of():
+    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
+
+    assert '"max_global_steps": field["extra_fields"].get("max_global_steps")' in source(
+        AgentLoopWorkerTQ._agent_loop_postprocess
+    )
+    assert "trajectory_staleness = (global_steps - 1) - max_global_steps" in source(PPOTrainer._compute_metrics)
+
+
+def test_failed_prompts_are_thrown_away_by_a_method_that_can_be_wrapped():
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+    assert parameters(ReplayBuffer._evict_terminal_groups)[1:] == ["global_steps", "partition_id", "eviction_reasons"]
+    assert "return stale_uids, dapo_uids, set(self.failure_keys[partition_id]), dapo_counts" in source(
+        ReplayBufferAsync._terminal_eviction_reasons
+    )
+    assert "self._evict_terminal_groups(" in source(ReplayBufferAsync.wait_for_sampleable)
+    assert "managers.append(standalone)" in source(PPOTrainerSeparateAsync._rollout_server_managers)
+
+
+def test_the_module_of_a_checkpoint_engine_is_imported_where_weights_leave_and_arrive():
+    from verl.checkpoint_engine.base import CheckpointEngineManager, CheckpointEngineWorker
+    from verl.workers.engine_workers import ActorRolloutRefWorker
+
+    for place in (CheckpointEngineManager.__init__, ActorRolloutRefWorker.init_model):
+        assert "import_external_libs(" in source(place) and "custom_backend_module" in source(place)
+    worker = source(CheckpointEngineWorker.__init__)  # our adapter is known before the worker asks for one
+    assert worker.index("custom_backend_module or None") < worker.index("get_rollout_class(")

@@ -18,8 +18,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine import EngineRegistry, FSDPEngineWithLMHead
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithValueHead
-from verl.workers.rollout.base import _ROLLOUT_REGISTRY
 
+# the actor's worker imports this module, and builds the sending end of the weight sync afterwards
+import recipe.poise.rollout.standalone  # noqa: F401
 from recipe.poise.capture.dump import DUMP_FLAG, DumpCapture, prompt_hash
 from recipe.poise.capture.energy import score_weights
 from recipe.poise.capture.hook import HiddenStateCapture, find_blocks, prompt_spans, resolve_block, token_spans
@@ -30,9 +31,6 @@ CAPTURE_FLAG = "poise_capture"  # set by the trainer in batch.extra_info, seen i
 PROMPT_FLAG = "poise_prompts"  # set in the batch of a prompt pass: rows are prompts without responses
 PROMPT_FIELD = "poise_prompt"  # (C, 1) int64: which candidate; negative: padding
 ROW_FIELD = "poise_row"  # (B, 4) int64 in TransferQueue: row id, group id, domain id, whether the reward is left out
-
-# the actor's worker is what imports this module, and what builds the sending end of the weight sync afterwards
-_ROLLOUT_REGISTRY["vllm", "async"] = "recipe.poise.rollout.adapter.RolloutAdapter"
 
 
 def flat(value: torch.Tensor) -> torch.Tensor:

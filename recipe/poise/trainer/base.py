@@ -4,11 +4,12 @@ import ray
 from verl.trainer.ppo.utils import Role
 
 from recipe.poise.trainer.counts import CountsMixin
+from recipe.poise.trainer.cycle import CycleMixin
 from recipe.poise.trainer.stop import StopMixin
 from recipe.poise.trainer.verdicts import VerdictMixin
 
 
-class BaseMixin(StopMixin, CountsMixin, VerdictMixin):
+class BaseMixin(StopMixin, CycleMixin, CountsMixin, VerdictMixin):
     """Small steps do not wait for verl's poll; on a CPU the same roles, with workers that open a plain gloo group."""
 
     def _build_replay_buffer(self):
@@ -20,8 +21,8 @@ class BaseMixin(StopMixin, CountsMixin, VerdictMixin):
         super()._init_resource_pool_mgr()
         if self.config.trainer.device != "cpu":
             return
-        from recipe.poise.cpu.workers import CpuActorRolloutRefWorker, CpuTrainingWorker
+        from recipe.poise.cpu.workers import CpuActorRolloutRefWorker, CpuDetachActorWorker, CpuTrainingWorker
 
+        actor = CpuDetachActorWorker if self.trainer_mode == "separate_async" else CpuActorRolloutRefWorker
         for role in self.role_worker_mapping:
-            worker = CpuTrainingWorker if role == Role.Critic else CpuActorRolloutRefWorker
-            self.role_worker_mapping[role] = ray.remote(worker)
+            self.role_worker_mapping[role] = ray.remote(CpuTrainingWorker if role == Role.Critic else actor)

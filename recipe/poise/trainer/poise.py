@@ -70,6 +70,11 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
         tensors = TensorDict(fields, batch_size=len(batch))
         tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tensors)
 
+    @property
+    def _fit_number(self) -> int:
+        """Of this update, counted from 1 over the run: the step, unless a step updates several times."""
+        return (self.global_steps - 1) * self.parameter_sync_step + self.local_trigger_step + 1
+
     def _domains(self, batch) -> torch.Tensor:
         """(B,) int64: the probe of each row, from its data source."""
         if len(self.poise.probe.domain_names) < 2:
@@ -81,7 +86,7 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
         fields = INFER_FIELDS + (ROLLOUT_FIELDS if bypasses(self.config) else [])
         fields += [SESSION_FIELD] if index_rows(batch.keys, batch.tags).several else []
         infer = dataclasses.replace(batch, fields=fields)
-        infer.extra_info["poise_step"] = self.global_steps
+        infer.extra_info["poise_step"] = self._fit_number
         super()._compute_values(infer, metrics)
         return batch
 
@@ -112,7 +117,7 @@ class PoiseMixin(BaseMixin, ChoiceMixin):
 
     def _update_critic(self, batch, metrics):
         fit = dataclasses.replace(batch, fields=FIT_FIELDS)
-        fit.extra_info["poise_step"] = self.global_steps
+        fit.extra_info["poise_step"] = self._fit_number
         critic_metrics: dict = {}
         super()._update_critic(fit, critic_metrics)
         for name, value in critic_metrics.items():

@@ -6,17 +6,24 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from recipe.poise.baseline.estimator import NAME as ESTIMATOR
+from recipe.poise.config import TRAINER_MODES
 from recipe.poise.trainer import otb, spo
 from recipe.poise.trainer.base import BaseMixin
 from recipe.poise.trainer.poise import PoiseMixin
+from recipe.poise.trainer.separate import SeparateMixin
+from recipe.poise.trainer.staleness import StalenessMixin
 
 
 class PoiseTrainerSync(PoiseMixin, PPOTrainerSync):
     """trainer.v1.trainer_mode=sync with POISE."""
 
 
-class PoiseTrainerColocateAsync(PoiseMixin, PPOTrainerColocateAsync):
+class PoiseTrainerColocateAsync(StalenessMixin, PoiseMixin, PPOTrainerColocateAsync):
     """trainer.v1.trainer_mode=colocate_async with POISE."""
+
+
+class PoiseTrainerSeparateAsync(StalenessMixin, PoiseMixin, SeparateMixin):
+    """trainer.v1.trainer_mode=separate_async with POISE."""
 
 
 class PlainTrainerSync(BaseMixin, PPOTrainerSync):
@@ -24,6 +31,10 @@ class PlainTrainerSync(BaseMixin, PPOTrainerSync):
 
 
 class PlainTrainerColocateAsync(BaseMixin, PPOTrainerColocateAsync):
+    """verl's own algorithms through the same entry."""
+
+
+class PlainTrainerSeparateAsync(BaseMixin, SeparateMixin):
     """verl's own algorithms through the same entry."""
 
 
@@ -39,6 +50,10 @@ class OtbTrainerColocateAsync(BaseMixin, otb.OtbMixin, PPOTrainerColocateAsync):
     """trainer.v1.trainer_mode=colocate_async with the optimal token baseline."""
 
 
+class OtbTrainerSeparateAsync(BaseMixin, otb.OtbMixin, SeparateMixin):
+    """trainer.v1.trainer_mode=separate_async with the optimal token baseline."""
+
+
 def select_trainers(config) -> None:
     """Let verl's mode names (which verl compares with "sync") stand for our classes in this process.
 
@@ -51,9 +66,10 @@ def select_trainers(config) -> None:
     if estimator == otb.NAME:
         otb.check_otb(config)
     kinds = {
-        ESTIMATOR: (PoiseTrainerSync, PoiseTrainerColocateAsync),
-        spo.NAME: (SpoTrainerSync, SpoTrainerSync),
-        otb.NAME: (OtbTrainerSync, OtbTrainerColocateAsync),
+        ESTIMATOR: (PoiseTrainerSync, PoiseTrainerColocateAsync, PoiseTrainerSeparateAsync),
+        spo.NAME: (SpoTrainerSync,),
+        otb.NAME: (OtbTrainerSync, OtbTrainerColocateAsync, OtbTrainerSeparateAsync),
     }
-    sync, colocate_async = kinds.get(estimator, (PlainTrainerSync, PlainTrainerColocateAsync))
-    TRAINER_REGISTRY["sync"], TRAINER_REGISTRY["colocate_async"] = sync, colocate_async
+    plain = (PlainTrainerSync, PlainTrainerColocateAsync, PlainTrainerSeparateAsync)
+    for mode, trainer in zip(TRAINER_MODES, kinds.get(estimator, plain), strict=False):
+        TRAINER_REGISTRY[mode] = trainer
