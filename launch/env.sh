@@ -267,6 +267,7 @@ poise_export_cpu() {
   export TORCHDYNAMO_DISABLE="${TORCHDYNAMO_DISABLE:-1}"
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
   export RAY_memory_monitor_refresh_ms="${RAY_memory_monitor_refresh_ms:-0}"
+  export RAY_worker_niceness="${RAY_worker_niceness:-0}" # at Ray's 15 workers wait for all else
 }
 
 # poise_env [cpu|gpu] [EXTRA...]: sets POISE_ACCELERATOR too.

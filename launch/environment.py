@@ -23,6 +23,8 @@ CPU = {
     "TORCHDYNAMO_DISABLE": "1",
     "OMP_NUM_THREADS": "1",
     "RAY_memory_monitor_refresh_ms": "0",
+    # at Ray's 15 workers would wait for whatever else the machine does
+    "RAY_worker_niceness": "0",
 }
 # By these the trackers go on with a run's curve; what the shell has set gives way to the ids.
 TRACKING_IDS = ("WANDB_RUN_ID", "SWANLAB_RUN_ID", "POISE_TRACKING_ID")

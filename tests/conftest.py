@@ -13,6 +13,8 @@ for _name, _value in {
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",
+    # at Ray's 15 workers would wait for whatever else the machine does
+    "RAY_worker_niceness": "0",
 }.items():
     os.environ.setdefault(_name, _value)
 

@@ -69,8 +69,9 @@ def figure(runs: list[dict]):
             if points:
                 over.plot(*zip(*points, strict=True), "o-", color=COLOURS[number], label=name, markersize=4)
             for record in places[kind, steps[-1]]:
-                if name in record["results"]:
-                    curve.plot(*record["results"][name]["calibration"], "o-", color=COLOURS[number], markersize=3)
+                found = record["results"].get(name)
+                if found is not None and found["pearson"] is not None:  # the same of all prompts: no curve
+                    curve.plot(*found["calibration"], "o-", color=COLOURS[number], markersize=3)
         ceiling = [places[kind, step][0]["ceiling"]["pearson"] for step in steps]
         over.plot(steps, ceiling, "--", color="grey", label="the true rate")
         over.set_title(f"prompts {kind}")

@@ -14,6 +14,7 @@ export VLLM_CPU_OMP_THREADS_BIND=nobind
 export TORCHDYNAMO_DISABLE=1
 export OMP_NUM_THREADS=1
 export RAY_memory_monitor_refresh_ms=0
+export RAY_worker_niceness=0
 export HF_HUB_OFFLINE=1
 python -m recipe.poise.quickstart.prepare --out /runs/cpu_poise/assets
 exec /venv/bin/python -m recipe.poise.main_poise --config-name poise_quickstart \
