@@ -40,7 +40,7 @@ def run(hidden: str, folder: Path, *command: str) -> subprocess.CompletedProcess
     [
         ("probe", "sklearn"), ("probe", "tqdm"), ("probe_ranks", "torch"), ("probe_ranks", "safetensors"),
         ("capture", "transformers"), ("rewards", "math_verify"), ("weighted", "sklearn"), ("caps", "transformers"),
-        ("prompt_pass", "transformers"),
+        ("prompt_pass", "transformers"), ("modes", "omegaconf"),
     ],
 )  # fmt: skip
 def test_a_benchmark_says_what_to_install(script, module, tmp_path):
@@ -52,7 +52,7 @@ def test_a_benchmark_says_what_to_install(script, module, tmp_path):
 def test_no_benchmark_is_forgotten():
     """Each script is among those above, and can tell its options."""
     scripts = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
-    assert scripts == ["caps", "capture", "probe", "probe_ranks", "prompt_pass", "rewards", "weighted"]
+    assert scripts == ["caps", "capture", "modes", "probe", "probe_ranks", "prompt_pass", "rewards", "weighted"]
     for script in scripts:
         done = subprocess.run([sys.executable, f"benchmarks/{script}.py", "--help"], cwd=ROOT, capture_output=True)
         assert done.returncode == 0 and b"usage:" in done.stdout, done.stderr
