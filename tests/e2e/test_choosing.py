@@ -1,11 +1,10 @@
 """Prompts are chosen in a real run: candidates through the actor's engine, the same choices after a resume."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 from recipe.poise.studies import prompt_study
 
@@ -57,8 +56,7 @@ def test_candidates_are_judged_and_what_became_of_them_is_said(unbroken):
 
 def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path):
     run = unbroken.checkpoints.parent
-    with initialize_config_module("recipe.poise.config", version_base=None):
-        OmegaConf.save(compose("poise_quickstart", overrides=list(unbroken.overrides)), run / "config.yaml")
+    shutil.copy(run / "hydra/.hydra/config.yaml", run / "config.yaml")  # where `launch` leaves it
     arguments = ["--run", str(run), "--prompts", "12", "--k", "2", "--bins", "2", "--out", str(tmp_path)]
     assert prompt_study.main(arguments) == 0
     records = json.loads((tmp_path / "prompt_study.json").read_text())[0]["records"]
