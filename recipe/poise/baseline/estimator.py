@@ -1,12 +1,5 @@
-"""The advantage estimator "poise" as verl calls it.
+"""The advantage estimator "poise" as verl calls it; the batch's rows and predictions come by `pairing`."""
 
-verl's V1 trainer hands an estimator rewards, mask and prompt ids, but no field of ours (FIELDS in its
-``_compute_advantage`` are fixed). So the trainer opens `pairing(...)` around verl's own method, and the registered
-function finds the batch's rows and predictions there. Nothing of verl is repeated or replaced.
-"""
-
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +7,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from recipe.poise.baseline.advantage import Advantages, compute_advantages
+from recipe.poise.baseline.handover import Handover
 from recipe.poise.baseline.rows import Rows
 
 NAME = "poise"
@@ -35,17 +29,7 @@ class Pairing:
     result: Advantages | None = None
 
 
-_current: ContextVar[Pairing | None] = ContextVar("poise_pairing", default=None)
-
-
-@contextmanager
-def pairing(inputs: Pairing):
-    """Make `inputs` the batch that the estimator works on."""
-    token = _current.set(inputs)
-    try:
-        yield inputs
-    finally:
-        _current.reset(token)
+pairing: Handover[Pairing] = Handover(NAME)
 
 
 @register_adv_est(NAME)
@@ -62,11 +46,7 @@ def poise_advantage(
     Raises:
         RuntimeError: called outside `pairing(...)`: algorithm.adv_estimator=poise with a trainer that is not POISE's.
     """
-    current = _current.get()
-    if current is None:
-        raise RuntimeError(
-            "algorithm.adv_estimator=poise needs POISE's trainer: start with `python -m recipe.poise.main_poise`"
-        )
+    current = pairing.take()
     mask_BL = response_mask.to(torch.float32)
     reward_B = token_level_rewards.float().sum(dim=1)
     seen = current.rows.id_B >= 0

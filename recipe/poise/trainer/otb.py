@@ -7,8 +7,6 @@ of another name ("otb": for verl's own name its trainer insists on a field that 
 with what the pass left in TransferQueue.
 """
 
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import transfer_queue as tq
@@ -16,6 +14,8 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import compute_optimal_token_baseline_advantage, register_adv_est
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.workers.utils.padding import response_from_nested
+
+from recipe.poise.baseline.handover import Handover
 
 NAME = "otb"
 FIELD = "sum_pi_squared"
@@ -30,17 +30,7 @@ class Tokens:
     sum_pi_squared: Tensor
 
 
-_current: ContextVar[Tokens | None] = ContextVar("poise_otb_tokens", default=None)
-
-
-@contextmanager
-def using(tokens: Tokens):
-    """Make `tokens` those of the batch that the estimator works on."""
-    token = _current.set(tokens)
-    try:
-        yield tokens
-    finally:
-        _current.reset(token)
+using: Handover[Tokens] = Handover(NAME)
 
 
 @register_adv_est(NAME)
@@ -52,9 +42,7 @@ def otb_advantage(
     Raises:
         RuntimeError: called by a trainer that is not ours.
     """
-    tokens = _current.get()
-    if tokens is None:
-        raise RuntimeError("algorithm.adv_estimator=otb needs the trainer of `python -m recipe.poise.main_poise`")
+    tokens = using.take()
     return compute_optimal_token_baseline_advantage(
         token_level_rewards=token_level_rewards,
         response_mask=response_mask,

@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import os
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from probe.metrics import pearson
+from recipe.poise.baseline.handover import Handover
 from recipe.poise.baseline.rows import index_rows
 from recipe.poise.trainer.verdicts import VerdictMixin, failed_rows
 
@@ -95,17 +94,7 @@ class Visit:
     reward_B: Tensor | None = None
 
 
-_current: ContextVar[Visit | None] = ContextVar("poise_spo_visit", default=None)
-
-
-@contextmanager
-def visiting(visit: Visit):
-    """Make `visit` the batch that the estimator works on."""
-    token = _current.set(visit)
-    try:
-        yield visit
-    finally:
-        _current.reset(token)
+visiting: Handover[Visit] = Handover(NAME)
 
 
 @register_adv_est(NAME)
@@ -113,9 +102,7 @@ def spo_advantage(
     token_level_rewards: Tensor, response_mask: Tensor, config=None, index=None, **kwargs
 ) -> tuple[Tensor, Tensor]:
     """(r - v) over its standard deviation in the batch, mean removed, on every response token; (B, L) twice."""
-    visit = _current.get()
-    if visit is None:
-        raise RuntimeError("algorithm.adv_estimator=spo needs the trainer of `python -m recipe.poise.main_poise`")
+    visit = visiting.take()
     mask_BL = response_mask.to(torch.float32)
     visit.reward_B = token_level_rewards.float().sum(dim=1)  # the verifier's stands on the last token, whoever wrote it
     counts = ~visit.failed_B
