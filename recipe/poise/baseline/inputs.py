@@ -7,6 +7,8 @@ loop's session are put together here.
 Shapes: B rows on this rank, N rows of all ranks, P prompts of the step, F features, D hidden size.
 """
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -16,9 +18,8 @@ from recipe.poise.capture.energy import response_weights
 from recipe.poise.capture.engine import flat
 from recipe.poise.capture.stream import STREAM, CaptureSettings
 
-SESSION_FIELD = (
-    "poise_session"  # (B, 2) int64, where a session has several outputs: its number, whether it is the first
-)
+# (B, 2) int64, where a session has several outputs: its number, whether it is the first
+SESSION_FIELD = "poise_session"
 ROLLOUT_FIELDS = ["rollout_log_probs", "response_mask"]
 
 
@@ -41,21 +42,28 @@ def rollout_weights(data: TensorDict, settings: CaptureSettings) -> Tensor:
     return response_weights(log_prob_Y, mask_Y, length_B.to(mask_Y.device), mode, coherence=coherence)
 
 
-def prompt_states(bank: DistributedBank, group_B: Tensor) -> Tensor:
-    """(B, D) states of the rows' prompts, from the pass over the step's prompts on whichever rank it ran.
+def passed_prompts(gather: Callable[[Tensor], Tensor | None], number_R: Tensor) -> Tensor | None:
+    """(R, D) states of prompts from the last pass over prompts, on whichever ranks it ran; None where `gather` gives
+    nothing.
+
+    Args:
+        gather: `DistributedBank.collect` or `share`. number_R: int64; the prompts' numbers in that pass.
 
     Raises:
-        RuntimeError: a prompt that the pass has not seen.
+        RuntimeError: a prompt that the pass has not seen, or one twice.
     """
-    id_R, state_RD = STREAM.take_prompts()
-    mine_R = id_R >= 0 if STREAM.collects else torch.zeros_like(id_R, dtype=torch.bool)
+    id_N, state_ND = STREAM.take_prompts()
+    mine_N = id_N >= 0 if STREAM.collects else torch.zeros_like(id_N, dtype=torch.bool)
     # float32 holds ids up to 16 million
-    shared_PC = bank.share(torch.cat([id_R[mine_R].float().unsqueeze(1), state_RD[mine_R]], dim=1))
-    order_P = shared_PC[:, 0].argsort()
-    known_P = shared_PC[order_P, 0].long()
-    if not torch.equal(known_P, torch.arange(len(known_P), device=known_P.device)) or group_B.max() >= len(known_P):
-        raise RuntimeError(f"the prompt pass saw {len(known_P)} prompts, or one twice, and rows of others are there")
-    return shared_PC[order_P[group_B], 1:]
+    gathered_PC = gather(torch.cat([id_N[mine_N].float().unsqueeze(1), state_ND[mine_N]], dim=1))
+    if gathered_PC is None:
+        return None
+    gathered_PC = gathered_PC[gathered_PC[:, 0].argsort()]
+    known_P = gathered_PC[:, 0].long()
+    whole = torch.equal(known_P, torch.arange(len(known_P), device=known_P.device))
+    if not whole or (len(number_R) and int(number_R.max()) >= len(known_P)):
+        raise RuntimeError(f"the prompt pass saw {len(known_P)} prompts: one is missing that is wanted, or came twice")
+    return gathered_PC[number_R.to(known_P.device), 1:]
 
 
 def join_sessions(
@@ -98,7 +106,11 @@ def step_inputs(
     assert settings is not None
     if bypass:
         weight_B2 = rollout_weights(data, settings).to(row_B4.device)
-        feature_BF = prompt_states(bank, row_B4[:, 1]) if states else weight_B2[:, :0]
+        feature_BF = weight_B2[:, :0]
+        if states:
+            shared_BD = passed_prompts(bank.share, row_B4[:, 1])
+            assert shared_BD is not None  # it gives every rank the rows
+            feature_BF = shared_BD
     else:
         feature_BF, weight_B2 = STREAM.lookup(row_B4[:, 0]), STREAM.lookup_weights(row_B4[:, 0])
     if SESSION_FIELD in data:

@@ -23,7 +23,7 @@ from verl.utils.profiler import DistProfiler, DistProfilerExtension
 from probe import Crossing, DistributedBank, FeatureLayout, ProbeBank
 from probe.prompts import PromptProbe
 from probe.study.dump import write_dump
-from recipe.poise.baseline.inputs import step_inputs
+from recipe.poise.baseline.inputs import passed_prompts, step_inputs
 from recipe.poise.capture.dump import dump_layout
 from recipe.poise.capture.engine import ROW_FIELD, flat
 from recipe.poise.capture.signals import REWARD
@@ -221,17 +221,10 @@ class ProbeWorker(Worker, DistProfilerExtension):
         Args:
             domain_C: int64; the probe of each candidate.
         """
-        bank = self._require_bank()
-        id_R, state_RD = STREAM.take_prompts()
-        mine_R = (id_R >= 0) if STREAM.collects else torch.zeros_like(id_R, dtype=torch.bool)
-        # float32 holds ids up to 16 million
-        gathered_NC = bank.collect(torch.cat([id_R[mine_R].float().unsqueeze(1), state_RD[mine_R]], dim=1))
-        if self._prompts is None or gathered_NC is None:
+        state_CD = passed_prompts(self._require_bank().collect, torch.arange(len(domain_C)))
+        if self._prompts is None or state_CD is None:
             return None
-        order_C = gathered_NC[:, 0].argsort()
-        if not torch.equal(gathered_NC[order_C, 0].long().cpu(), torch.arange(len(domain_C))):
-            raise RuntimeError(f"the prompt pass saw {len(gathered_NC)} of {len(domain_C)} prompts, or one twice")
-        return self._prompts.judge(gathered_NC[order_C, 1:], domain_C.to(gathered_NC.device)).cpu()
+        return self._prompts.judge(state_CD, domain_C.to(state_CD.device)).cpu()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None):
