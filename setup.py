@@ -14,6 +14,7 @@ INSTALL_REQUIRES = [
     "ray[default]>=2.41",
     "torch",
     "numpy",
+    "scipy",
     "transformers==5.9.0",  # as verl's own vllm extra has it
     "tensordict",  # verl sets the range
     "safetensors",

@@ -23,7 +23,7 @@ from recipe.poise.compare.page import write_leaderboard
 from recipe.poise.compare.readers import NothingLogged, ReadError, Run, read_run
 from recipe.poise.compare.records import Record, read_all_records, record_run, write_records
 from recipe.poise.compare.report import write_report
-from recipe.poise.quickstart.registry import QUICKSTART, TASKS
+from recipe.poise.quickstart.registry import TASKS
 
 TITLE = "POISE beside other estimators"
 RECORDS = "record or folder of records (docs/leaderboard/runs), run folder of `launch`; METHOD= gives another name"
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="methods x seeds, one after the other; goes on where it was stopped")
     run.add_argument("files", nargs="+", type=Path, metavar="RUN.yaml", help="run files; POISE_SEED is set for each")
     run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    run.add_argument("--task", choices=TASKS, default=QUICKSTART.name, help="the embedded task; POISE_TASK is set")
+    run.add_argument("--task", choices=TASKS, help=f"the embedded task; without, what {TASK} says, or the quickstart's")
     run.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="Hydra override of all runs")
     run.add_argument("--retry", action="store_true", help="start runs again that crashed too often")
     report = commands.add_parser("report", help="from runs that are there")
@@ -84,7 +84,8 @@ def read_all(paths: list[str]) -> tuple[list[Run], list[str]]:
 
 def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """The folders of all runs, and whether all are done."""
-    os.environ[TASK] = arguments.task
+    if arguments.task is not None:
+        os.environ[TASK] = arguments.task
     matrix = cells(arguments.files, arguments.seeds)
     complete = True
     print(f"{len(matrix)} runs, {sum(cell.done for cell in matrix)} of them done", flush=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from scipy.stats import t as student
 
 from recipe.poise.compare import measures
 from recipe.poise.compare.readers import Run
@@ -90,17 +91,8 @@ def mean_of(values: Sequence[float]) -> Estimate | None:
     count, center = len(values), float(np.mean(values))
     if count == 1:
         return Estimate(center, math.nan, math.nan, LEVEL, 1)
-    half = t_quantile((1 + LEVEL) / 2, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(student.ppf((1 + LEVEL) / 2, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Estimate(center, center - half, center + half, LEVEL, count)
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """Of Student's distribution, for a probability in (0.5, 1): with t = sqrt(freedom) tan(angle) its density is
-    cos(angle)^(freedom - 1), which is added up."""
-    angle = np.linspace(0.0, math.pi / 2, 100_001)
-    density = np.cos(angle) ** (freedom - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(2 * probability - 1, mass / mass[-1], angle)))
 
 
 def median_of(values: Sequence[float]) -> Estimate | None:

@@ -1,6 +1,7 @@
 """What one method has over another: areas, costs and intervals against numbers known by hand, and their coverage."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -24,12 +25,14 @@ def test_the_area_is_the_mean_height_to_the_horizon():
     assert Curve(np.empty(0), np.empty(0)).mean_to(1) is None
 
 
-def test_students_quantiles():
+def test_students_intervals():
     """Against the tables."""
     for freedom, value in ((1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423)):
-        assert contrast.t_quantile(0.975, freedom) == pytest.approx(value, abs=2e-4)
-    found = contrast.mean_of([1.0, 2.0, 3.0])
-    assert (found.center, found.high - 2) == pytest.approx((2.0, 4.3027 / math.sqrt(3)), abs=1e-4)
+        values = [float(number) for number in range(freedom + 1)]
+        found = contrast.mean_of(values)
+        half = value * statistics.stdev(values) / math.sqrt(freedom + 1)
+        assert (found.center, found.high - found.center) == pytest.approx((freedom / 2, half), rel=2e-5)
+        assert found.center - found.low == pytest.approx(half, rel=2e-5)
     assert math.isnan(contrast.mean_of([1.0]).low) and contrast.mean_of([]) is None
 
 
