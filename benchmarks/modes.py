@@ -23,10 +23,11 @@ with needs_packages():
     import yaml
 
     from launch.runfile import ROOT
+    from recipe.poise.compare.matrix import Cell
     from recipe.poise.compare.readers import Run, read_run
 
 MODES = ("sync", "colocate_async", "separate_async")
-METHODS = {"poise": (2, 16), "grpo": (8, 4)}  # rollouts of a prompt, prompts of an update
+METHODS = {"poise": 16, "grpo": 4}  # prompts of an update: 32 rollouts
 PHASES = ("gen", "old_log_prob", "values", "update_critic", "update_actor", "update_weights")
 BYPASS = {"algorithm.rollout_correction.bypass_mode": True}
 PROMPT_STATES = {"poise.states": ["prompt"], "poise.signals": []}  # what bypass leaves of POISE's features
@@ -40,11 +41,10 @@ SEPARATE = {
 def run_file(options: argparse.Namespace, mode: str, method: str, bypass: bool) -> dict:
     """The run as `launch` reads it."""
     name = f"{mode}_{method}_{'bypass' if bypass else 'pass'}"
-    n, prompts = METHODS[method]
+    prompts = METHODS[method]
     assets = f"{options.out.absolute()}/assets"
     overrides = {
         "+method": method,
-        "actor_rollout_ref.rollout.n": n,
         "data.train_batch_size": prompts,
         "actor_rollout_ref.actor.ppo_mini_batch_size": prompts,
         "trainer.v1.trainer_mode": mode,
@@ -72,6 +72,17 @@ def run_file(options: argparse.Namespace, mode: str, method: str, bypass: bool) 
     if mode == "separate_async":
         found |= {"gpus_per_node": 2, "rollout": {"gpus_per_node": 1}}
     return found
+
+
+def log_of(file: Path) -> Path:
+    return file.with_suffix(".log")
+
+
+def launched_quietly(file: Path) -> int:
+    """Exit status of `launch local` on a run file; what it says goes to the file's log."""
+    with open(log_of(file), "a") as output:
+        command = [sys.executable, "-m", "launch", "local", str(file)]
+        return subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
 
 
 def measured(run: Run, skip: int) -> dict[str, float]:
@@ -123,15 +134,15 @@ def main(argv: list[str] | None = None) -> int:
     found, run = {}, None
     for number, kind in enumerate(kinds, 1):
         content = run_file(options, *kind)
-        file = options.out / f"{content['name']}.yaml"
-        file.write_text(yaml.safe_dump(content))
-        print(f"[{number}/{len(kinds)}] {content['name']}", flush=True)
-        log = options.out / f"{content['name']}.log"
-        with open(log, "a") as output:
-            command = [sys.executable, "-m", "launch", "local", str(file)]
-            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT).returncode
-        if status:
-            print(f"error: it ended with status {status}; the end of {log} says why", file=sys.stderr)
+        file, text = options.out / f"{content['name']}.yaml", yaml.safe_dump(content)
+        if file.exists() and file.read_text() != text:
+            print(f"error: {file} is of other options: give another --out", file=sys.stderr)
+            return 2
+        file.write_text(text)
+        cell = Cell(file, 0, Path(content["folder"]))
+        print(f"[{number}/{len(kinds)}] {content['name']}{': done before' if cell.done else ''}", flush=True)
+        if not cell.done and (status := launched_quietly(file)):
+            print(f"error: it ended with status {status}; the end of {log_of(file)} says why", file=sys.stderr)
             return 1
         run = read_run(content["folder"])
         found[kind] = measured(run, options.skip)

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import yaml
 
-from benchmarks.modes import MODES, measured, parser, run_file, table
+from benchmarks.modes import MODES, main, measured, parser, run_file, table
 from launch.compose import resolved
 from launch.runfile import load
 from recipe.poise.compare.readers import Run
@@ -29,6 +29,13 @@ def test_a_run_composes_and_is_admitted(options, mode, method, bypass, tmp_path)
     if mode == "separate_async":
         devices = (config.trainer.n_gpus_per_node, config.actor_rollout_ref.rollout.n_gpus_per_node)
         assert devices == (1, 1) and config.ray_kwargs.ray_init.num_gpus == 2
+
+
+def test_a_folder_of_other_options_is_left_alone(tmp_path, capsys):
+    (tmp_path / "sync_poise_pass.yaml").write_text("name: other")
+    assert main(["--out", str(tmp_path), "--modes", "sync"]) == 2
+    assert "another --out" in capsys.readouterr().err
+    assert (tmp_path / "sync_poise_pass.yaml").read_text() == "name: other"
 
 
 def test_the_first_steps_do_not_count(tmp_path):

@@ -1,7 +1,7 @@
 """Variance of the policy gradient at fixed checkpoints, by estimator, at equal generated tokens.
 
-    python -m recipe.poise.studies.gradient_variance --model start=assets_s{seed}/model \\
-        middle=runs/poise_s{seed}/checkpoints/global_step_8 --data assets_s{seed}/train.parquet --seeds 0 1 2 --out DIR
+    python -m recipe.poise.studies.gradient_variance --model start=assets/s{seed}/model \\
+        middle=runs/poise_s{seed}/checkpoints/global_step_8 --data assets/s{seed}/train.parquet --seeds 0 1 2 --out DIR
 
 A model is a folder in Hugging Face's format or a checkpoint of verl (merged on the way). All estimators stand on the
 same prompts and rollouts, and one group of rollouts is one sample (`gradient_statistics`): ratios of two estimators

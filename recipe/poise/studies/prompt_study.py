@@ -82,6 +82,15 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
     return found
 
 
+def _only_file(config: DictConfig, key: str) -> Path:
+    """Raises ValueError where the run's data are of several files: prompts of the others would be left out unsaid."""
+    files = config.data[key]
+    files = [files] if isinstance(files, str) else list(files)
+    if len(files) != 1:
+        raise ValueError(f"data.{key} names {len(files)} files; the study reads one: put their rows together")
+    return Path(files[0])
+
+
 def texts(policy: Policy, table: pd.DataFrame) -> list[str]:
     """Each prompt as verl writes it with the rollouts: its tokens, decoded without special ones."""
     ids = [
@@ -113,8 +122,7 @@ def study(config: DictConfig, run: Path, args: argparse.Namespace) -> Iterator[d
     """A record per checkpoint and kind of prompts."""
     poise, rng = read_poise_config(config), np.random.default_rng(args.seed)
     history = groups(Path(OmegaConf.select(config, "trainer.rollout_data_dir") or run / "rollouts"))
-    train, val = (Path(config.data[key] if isinstance(config.data[key], str) else config.data[key][0])
-                  for key in ("train_files", "val_files"))  # fmt: skip
+    train, val = (_only_file(config, key) for key in ("train_files", "val_files"))
     found = checkpoints(run)
     for step, folder in tqdm(found, desc="checkpoints", disable=None):
         policy = Policy(str(resolve(str(folder)).path), poise.block, poise.num_tokens)

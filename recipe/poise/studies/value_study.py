@@ -1,7 +1,7 @@
 """How well the expected reward of unseen prompts is estimated, and at what cost: the probe, a policy-sized value
 model, the mean of other rollouts' rewards.
 
-    python -m recipe.poise.studies.value_study --model assets_s{seed}/model --data assets_s{seed}/train.parquet \\
+    python -m recipe.poise.studies.value_study --model assets/s{seed}/model --data assets/s{seed}/train.parquet \\
         --out DIR
 
 Per seed: a fixed policy answers the fit prompts twice, as in a POISE step. The probe is fitted on these rows; verl's

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from probe import ProbeSettings
 from probe.prompts import PromptProbe
@@ -39,6 +40,11 @@ def test_a_run_that_lacks_something_is_told_what(tmp_path, capsys):
         checkpoints(tmp_path)
     assert prompt_study.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "config.yaml" in capsys.readouterr().err
+
+
+def test_data_of_several_files_are_refused():
+    with pytest.raises(ValueError, match="train_files names 2 files"):
+        prompt_study._only_file(OmegaConf.create({"data": {"train_files": ["a", "b"]}}), "train_files")
 
 
 def test_each_estimate_is_what_was_known(probe):
