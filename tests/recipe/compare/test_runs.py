@@ -1,6 +1,7 @@
 """The comparison's run files: each method composes, with one budget and one seed for all."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from launch.compose import resolved
 from launch.runfile import ROOT, load
@@ -43,6 +44,56 @@ def test_a_method_composes_with_the_common_budget(method, monkeypatch, tmp_path)
     assert bool(config.algorithm.filter_groups and config.algorithm.filter_groups.enable) == (method == "dapo")
     if config.algorithm.adv_estimator == "poise":
         check_config(config)
+
+
+ONE_CHANGE = {
+    "ablation/poise_lagged": {"poise.fit"},
+    "ablation/poise_fresh_uniform": {"poise.weights"},
+    "ablation/poise_lagged_select": {"poise.fit", "poise.select.candidates"},
+    "ablation/poise_fresh_uniform_select": {"poise.weights", "poise.select.candidates"},
+    "ablation/poise_uniform_select": {"poise.weights", "poise.fit", "poise.select.candidates"},
+    "ablation/poise_unguarded": {"poise.probe.guard"},
+    "ablation/poise_sibling_reward": {"poise.signals"},
+    "modes/poise_bypass": {"algorithm.rollout_correction.bypass_mode", "poise.states", "poise.signals"},
+    "modes/poise_colocate_async": {"trainer.v1.trainer_mode"},
+    "modes/poise_separate_async": {
+        "trainer.v1.trainer_mode", "trainer.v1.separate_async.parameter_sync_step",
+        "actor_rollout_ref.hybrid_engine", "actor_rollout_ref.rollout.checkpoint_engine.backend",
+    },
+}  # fmt: skip
+# what `launch` makes of a run file's devices
+DEVICES = (
+    "actor_rollout_ref.rollout.nnodes",
+    "actor_rollout_ref.rollout.n_gpus_per_node",
+    "ray_kwargs.ray_init.num_gpus",
+)
+
+
+def leaves(config: object, at: str = "") -> dict[str, str]:
+    """Dotted name -> text of its value; lists are values."""
+    if isinstance(config, dict):
+        return {name: text for key, value in config.items() for name, text in leaves(value, f"{at}{key}.").items()}
+    return {at[:-1]: str(config)}
+
+
+def test_every_further_run_file_says_what_it_changes():
+    assert {str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.glob("*/*.yaml")} == set(ONE_CHANGE)
+
+
+@pytest.mark.parametrize("file", sorted(ONE_CHANGE))
+def test_an_ablation_or_mode_is_poise_but_for_what_it_is_named_after(file, monkeypatch, tmp_path):
+    monkeypatch.setenv("POISE_RUNS", str(tmp_path))
+    run = load(FOLDER / f"{file}.yaml")
+    assert run.name == f"{file.split('/')[1]}_s0"
+    config = resolved(run, cluster=False)
+    check_config(config)
+    plain = load(FOLDER / "poise.yaml")
+    of = [
+        {name: text.replace(one.name, "RUN") for name, text in leaves(OmegaConf.to_container(found)).items()}
+        for one, found in ((run, config), (plain, resolved(plain, cluster=False)))
+    ]
+    changed = {name for name in of[0] | of[1] if of[0].get(name) != of[1].get(name)}
+    assert changed - set(DEVICES) == ONE_CHANGE[file]
 
 
 def test_the_task_changes_the_config_and_the_folder_and_nothing_else(monkeypatch, tmp_path):
