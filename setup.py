@@ -53,6 +53,7 @@ EXTRAS_REQUIRE = {
     "ifeval": IFEVAL,
     "dev": [
         *IFEVAL,
+        "filelock",
         "hypothesis",
         "mypy",
         "pytest",

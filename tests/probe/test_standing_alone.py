@@ -39,3 +39,12 @@ def test_the_example_of_the_documentation_needs_nothing_but_torch_numpy_and_safe
     )
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 8 and (tmp_path / "probe_state/probe.json").exists()
+
+
+def test_who_only_reads_settings_does_not_wait_for_torch():
+    """The launcher's modules do: on a login node a second of every command."""
+    program = (
+        "import sys, launch.cli, probe; print('torch' in sys.modules); probe.ProbeBank; print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert result.stdout.split() == ["False", "True"], result.stderr
