@@ -2,8 +2,9 @@
 
 A baseline may depend on everything but the row's own response. So the fit may hold the present rows, as long as the
 row's whole prompt is left out, and all that the fit is made with is of earlier steps: standardisation and directions,
-penalty, unit of the weights, link and range. The left-out prediction of a linear fit then costs a small system per
-prompt; other estimators are fitted in folds (`probe.fold_fit`).
+penalty, unit of the weights, link and range. (Where rows count alike in the regression, `Estimator.alike`, weights are
+in the link alone.) The left-out prediction of a linear fit then costs a small system per prompt; other estimators are
+fitted in folds (`probe.fold_fit`).
 
 Before anything was fitted there are no earlier steps to take it from: the directions are the prompts' own states,
 standardised over the step (they depend on no response), with a stiff penalty that nothing chooses; it is scaled by the
@@ -39,13 +40,15 @@ def cross_fit(
         return fold_fit(estimator, earlier, step, min_rows)
     weight_R, group_R = step.counts_R(of_targets=True), step.group_R
     counted_R = (weight_R > 0).double()
-    fitted = estimator.strength_ > 0
+    fitted, earlier_weight_N = estimator.strength_ > 0, earlier.weight_N
+    if fitted and estimator.alike:
+        weight_R, earlier_weight_N = counted_R, (earlier.weight_N > 0).double()
     if fitted:
         earlier_NK = earlier.coordinate_NK
         if earlier_NK is None:
             earlier_NK = estimator.coordinates(earlier.feature_NF)
         step_RK = estimator.coordinates(without_bad_rows(step.feature_RF, step.finite_R))
-        unit = float(earlier.weight_N.double().mean()) if len(earlier.weight_N) else 1.0
+        unit = float(earlier_weight_N.double().mean()) if len(earlier_weight_N) else 1.0
         strength_R = torch.full_like(weight_R, estimator.strength_ * unit)
     elif prompt_F is None or not prompt_F.any():
         return torch.full_like(step.reward_R, float("nan"))
@@ -54,7 +57,7 @@ def cross_fit(
         others_R = _others(weight_R, group_R, earlier.weight_N)
         strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))
     value_R = left_out_values(
-        (step_RK, step.target_R, weight_R), group_R, (earlier_NK, earlier.target_N, earlier.weight_N), strength_R
+        (step_RK, step.target_R, weight_R), group_R, (earlier_NK, earlier.target_N, earlier_weight_N), strength_R
     )
     if fitted:
         value_R = estimator.linked(value_R)

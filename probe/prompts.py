@@ -172,7 +172,7 @@ def error_spread(probe: DomainProbe, state_CD: Tensor) -> Tensor:
     finite_C = state_CD.isfinite().all(dim=1)
     a_NK = estimator.window_coordinates(window).double()
     a_CK = estimator.coordinates(torch.where(finite_C.unsqueeze(1), state_CD, 0.0)).double()
-    weight_N = weights.relative(window.target_weight[window.order])
+    weight_N = None if estimator.alike else weights.relative(window.target_weight[window.order])
     mean_K = weights.mean(a_NK, weight_N)
     rooted_NK = (a_NK - mean_K) * (1.0 if weight_N is None else weight_N.sqrt().unsqueeze(1))
     gram_KK = rooted_NK.T @ rooted_NK

@@ -46,8 +46,8 @@ class Refresh:
         "unit": Annotated[float, Range(0)],  # weights are divided by it
     }
 
-    def __init__(self, subspace: Subspace):
-        self.subspace = subspace
+    def __init__(self, subspace: Subspace, alike: bool = False):
+        self.subspace, self.alike = subspace, alike
         self.stop()
 
     def stop(self) -> None:
@@ -101,13 +101,14 @@ class Refresh:
         mean, _, basis = self._present()
         self.image, self.moments = torch.zeros_like(basis), mean.new_zeros(2, len(mean), dtype=torch.float64)
         self.reached, self.done, self.total = window.next_serial, 0, 0.0
-        self.unit = float(window.target_weight[window.order].double().mean())
+        self.unit = 1.0 if self.alike else float(window.target_weight[window.order].double().mean())
 
     def _sum(self, window: SlidingWindow, slots: Tensor, a_CK: Tensor) -> None:
         mean_F, scale_F, basis = self._present()
         states, rank = basis.shape
         for chunk in slots.split(CHUNK):
-            weight_C = (window.target_weight[chunk].double() / self.unit).float()
+            weight_C = torch.ones_like(window.target_weight[chunk]) if self.alike else window.target_weight[chunk]
+            weight_C = (weight_C.double() / self.unit).float()
             z_CF = window.feature[chunk] - mean_F
             self.moments[0] += weight_C @ z_CF
             self.moments[1] += weight_C @ z_CF.square()

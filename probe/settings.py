@@ -10,6 +10,7 @@ Kind = Literal["subspace_ridge", "ridge", "pca_ridge", "logistic", "mlp", "ensem
 KINDS: tuple[str, ...] = get_args(Kind)
 Weights = Literal["uniform", "length", "energy"]
 Fit = Literal["lagged", "fresh"]
+Weighted = Literal["link", "fit"]
 Guard = Literal["combine", "switch", "off", "rloo", "constant"]
 DEFAULT_DOMAIN = "default"
 
@@ -36,6 +37,9 @@ class ProbeSettings:
         penalties: grid of ridge penalties in units of the mean squared singular value; the one with the smallest
             leave-one-prompt-out error is used. "pca_ridge" has one penalty, in units of its own: the only one of a grid
             of one, else the paper's 100.
+        weighted: where the weights of rows enter a linear probe. "link": rows count alike in the regression, which so
+            learns pass rates, and by weight in the link, which makes the weighted mean reward of a pass rate. Weights
+            are heavy-tailed: two numbers stand on them then, not one for each direction. "fit": in all of it.
         guard: "combine" mixes probe, RLOO and constant by their out-of-prompt errors; "switch" takes the best of them;
             "off" takes the probe as soon as it is fitted; "rloo" and "constant" take that one from the start, which is
             what a probe has to be compared with.
@@ -53,6 +57,7 @@ class ProbeSettings:
     rank: Count = 96
     exact_features: Count = 512
     penalties: Penalties = tuple(10.0 ** (half / 2) for half in range(-8, 9))
+    weighted: Weighted = "link"
     guard: Guard = "combine"
     domains: dict[Text, Text] = field(default_factory=dict)
     borrow_rows: Annotated[int, Range(0)] = 256

@@ -29,16 +29,17 @@ def make_estimator(settings: ProbeSettings, layout: FeatureLayout, seed: int = 0
     if not layout.names:
         return Nothing(layout)
     shape: dict[str, Any] = {"rank": settings.rank, "exact_features": settings.exact_features, "seed": seed}
+    weighted = settings.weighted
     match kind or settings.kind:
         case "subspace_ridge":
-            return SubspaceRidge(layout, penalties=settings.penalties, **shape)
+            return SubspaceRidge(layout, penalties=settings.penalties, weighted=weighted, **shape)
         case "ridge":
-            return Ridge(layout, penalties=settings.penalties)
+            return Ridge(layout, penalties=settings.penalties, weighted=weighted)
         case "pca_ridge":
             alpha = settings.penalties[0] if len(settings.penalties) == 1 else 100.0
-            return PCARidge(layout, alpha=alpha, seed=seed)
+            return PCARidge(layout, alpha=alpha, seed=seed, weighted=weighted)
         case "logistic":
-            return Logistic(layout, penalties=settings.penalties, **shape)
+            return Logistic(layout, penalties=settings.penalties, weighted=weighted, **shape)
         case "mlp":
             return MLP(layout, **shape)
         case "ensemble":

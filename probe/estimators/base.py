@@ -32,6 +32,7 @@ class Estimator(ABC):
     # learned attributes that make up the state; a tensor whose first dimension is N has a row per slot of the window
     TENSORS: Declared = {}
     OPTIONAL = ("basis_", "projected_")  # those of TENSORS that a fitted estimator may lack
+    alike = False  # whether rows count alike in the regression, and by weight only in what is made of its predictions
     closed_form = False  # whether prompts can be left out without another fit
     strength_ = 0.0  # of linear estimators: the penalty on squared coordinates; 0: there is nothing to cross-fit with
     NUMBERS: Mapping[str, Any] = {"low_": Annotated[float, Range(high=0)], "high_": Annotated[float, Range(1)]}

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from probe import weights
-from probe.checked import Range
+from probe.checked import Range, checked
 from probe.estimators.base import Estimator
-from probe.settings import FeatureLayout
+from probe.settings import FeatureLayout, Weighted
 from probe.state import Declared
 
 LINKS = ("auto", "clip", "sigmoid")
 NEWTON_STEPS, TOLERANCE = 30, 1e-9
+SMALLEST_OFFSET = 1e-9  # a constant of exactly one half, which 0 would not tell from the clip link
 
 
 class LinearEstimator(Estimator):
@@ -30,9 +31,17 @@ class LinearEstimator(Estimator):
         layout: blocks of a row.
         link: "clip" to the range; "sigmoid"; "auto": the one with the smaller out-of-prompt error. A falling
             sigmoid is never used.
+        weighted: where weights of rows enter. "fit": in the regression and in the link, which is scikit-learn's
+            sample_weight. "link": the regression is without them, and the link is always a sigmoid.
+
+    Why "link": the target is E[w r | x] / E[w | x]. With rewards of 0 and 1 and weights that depend on x through the
+    reward alone, its odds are the odds of p = E[r | x] times E[w | r = 1] / E[w | r = 0]: a monotone function of p.
+    Weights are heavy-tailed, so a weighted regression stands on few rows; this way all rows tell p, and weights only
+    two numbers.
 
     Attributes after `fit`: penalty_ (the chosen one, in the grid's units), strength_ (the same in the units of squared
-    coordinates, for rows that weigh one on average; 0 where it is no ridge), slope_ (0 for the clip link) and offset_.
+    coordinates, for rows that weigh one on average; 0 where it is no ridge), slope_ and offset_ (both 0 for the clip
+    link; a slope of 0 alone: the same value for all rows).
     """
 
     TENSORS: Declared = {"mean_": ("F", torch.float32), "weight_": ("F", torch.float64)}
@@ -45,11 +54,13 @@ class LinearEstimator(Estimator):
         "offset_": float,
     }
 
-    def __init__(self, layout: FeatureLayout, link: str = "clip"):
+    def __init__(self, layout: FeatureLayout, link: str = "clip", weighted: str = "fit"):
         super().__init__(layout)
         if link not in LINKS:
             raise ValueError(f"link={link!r}: choose from {LINKS}")
-        self.link = link
+        checked(weighted, Weighted, "weighted")
+        self.link, self.weighted = link, weighted
+        self.alike = weighted == "link"
         self.mean_: Any = None  # tensors after fit; the weight in float64
         self.weight_: Any = None
         self.intercept_ = 0.0
@@ -65,13 +76,15 @@ class LinearEstimator(Estimator):
         return self.linked(linear_N)
 
     def linked(self, linear_N: Tensor) -> Tensor:
-        if self.slope_ == 0.0:
+        if self.slope_ == self.offset_ == 0.0:
             return linear_N
         return self.low_ + (self.high_ - self.low_) * (self.slope_ * linear_N + self.offset_).sigmoid()
 
     def _fit_link(self, left_out_N: Tensor, y_N: Tensor, weight_N: Tensor | None) -> Tensor:
         """Choose and fit the link on out-of-prompt linear predictions; their linked values (N,) float64."""
         self.slope_ = self.offset_ = 0.0
+        if self.alike and weight_N is not None and left_out_N.isfinite().all():
+            return self._fit_weighted_link(left_out_N, y_N, weight_N)
         if self.link == "clip" or not left_out_N.isfinite().all():
             return left_out_N
         y_N = y_N.double()
@@ -84,6 +97,19 @@ class LinearEstimator(Estimator):
             self.slope_ = self.offset_ = 0.0
             return left_out_N
         return sigmoid_N
+
+    def _fit_weighted_link(self, left_out_N: Tensor, y_N: Tensor, weight_N: Tensor) -> Tensor:
+        """The link from what rows that count alike say to the weighted mean; linked values (N,) float64."""
+        p_N = (y_N.double() - self.low_) / (self.high_ - self.low_)
+        self.slope_, self.offset_ = fit_sigmoid(left_out_N, p_N, weight_N)
+        if self.slope_ <= 0:  # nothing was learned: what all rows have in common
+            self.slope_ = 0.0
+            self.offset_ = float(weights.mean(p_N, weight_N).clamp(1e-3, 1 - 1e-3).logit()) or SMALLEST_OFFSET
+        return self.linked(left_out_N)
+
+    def _in_regression(self, weight_N: Tensor | None) -> Tensor | None:
+        """What rows count in the regression."""
+        return None if self.alike else weight_N
 
 
 def fit_sigmoid(f_N: Tensor, p_N: Tensor, weight_N: Tensor | None = None) -> tuple[float, float]:

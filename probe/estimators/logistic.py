@@ -17,12 +17,14 @@ class Logistic(SubspaceEstimator):
     """Cross-entropy with targets in [0, 1] (other ranges are mapped to it), fitted by Newton's method.
 
     The penalty is chosen by leave-one-prompt-out in the weighted least squares of the last Newton step, which is one
-    step away from refitting without the prompt. Arguments as in `SubspaceEstimator`; the link is the sigmoid.
+    step away from refitting without the prompt. Arguments as in `SubspaceEstimator`; the link is the sigmoid. With
+    ``weighted="link"`` it is a regression of rows that count alike, and its slope and offset are fitted by weight.
     """
 
     def _solve(
         self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
     ) -> tuple[Tensor, float, Tensor]:
+        link_weight_N, weight_N = weight_N, self._in_regression(weight_N)
         a_NK = torch.cat([a_NK.double(), torch.ones_like(a_NK[:, :1], dtype=torch.float64)], dim=1)
         p_N = ((y_N.double() - self.low_) / (self.high_ - self.low_)).clamp(1e-3, 1 - 1e-3)
         square_N = a_NK[:, :-1].square()
@@ -37,7 +39,10 @@ class Logistic(SubspaceEstimator):
                 best = (error, penalty, weights_K, left_out_N)
         _, self.penalty_, weights_K, left_out_N = best
         self.slope_, self.offset_ = 1.0, 0.0
-        return weights_K[:-1], float(weights_K[-1]), self.low_ + (self.high_ - self.low_) * left_out_N
+        value_N = self.low_ + (self.high_ - self.low_) * left_out_N
+        if self.alike and link_weight_N is not None:
+            value_N = self._fit_weighted_link(left_out_N.logit(eps=1e-6), y_N, link_weight_N)
+        return weights_K[:-1], float(weights_K[-1]), value_N
 
 
 def _newton(

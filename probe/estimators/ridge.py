@@ -24,7 +24,7 @@ class Ridge(LinearEstimator):
         penalties: grid to choose from by leave-one-prompt-out.
         per_block: also choose how much each block counts, from `BLOCK_GAINS`, one block after the other: what amounts
             to a penalty of its own per block.
-        link: see `LinearEstimator`.
+        link, weighted: see `LinearEstimator`.
     """
 
     closed_form = True
@@ -32,8 +32,15 @@ class Ridge(LinearEstimator):
     TENSORS = {**LinearEstimator.TENSORS, "scale_": ("F", torch.float32)}
     BLOCK_GAINS = (0.1, 0.316, 3.16, 10.0)
 
-    def __init__(self, layout: FeatureLayout, penalties=DEFAULT_PENALTIES, per_block: bool = False, link: str = "auto"):
-        super().__init__(layout, link)
+    def __init__(
+        self,
+        layout: FeatureLayout,
+        penalties=DEFAULT_PENALTIES,
+        per_block: bool = False,
+        link: str = "auto",
+        weighted: str = "fit",
+    ):
+        super().__init__(layout, link, weighted)
         check_penalties(penalties)
         self.penalties, self.per_block = tuple(penalties), per_block
         self.scale_: Any = None  # (F,) after fit
@@ -42,6 +49,7 @@ class Ridge(LinearEstimator):
         return (x_NF - self.mean_) * self.scale_
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        link_weight_N, weight_N = weight_N, self._in_regression(weight_N)
         subspace = Subspace(self.layout, rank=1, exact_features=self.layout.num_features)
         z_NF = subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
         gain_F = torch.ones(self.layout.num_features, dtype=torch.float64, device=x_NF.device)
@@ -60,7 +68,7 @@ class Ridge(LinearEstimator):
         mean_F = weights.mean(z_NF.double() * gain_F, weight_N)
         self.intercept_ = best.intercept - float(mean_F @ best.coefficient_K)
         self.penalty_, self.strength_ = best.penalty, best.strength
-        return self._fit_link(best.left_out_N, y_N, weight_N)
+        return self._fit_link(best.left_out_N, y_N, link_weight_N)
 
 
 def _error(solution: RidgeFit, y_N: Tensor, weight_N: Tensor | None) -> float:
@@ -72,6 +80,7 @@ class PCARidge(LinearEstimator):
 
     Args:
         layout: blocks of a row; the scalars are not projected.
+        weighted: see `LinearEstimator`.
         components: directions kept of each state, in the layout's order (paper: 32 and 64 for Qwen3-4B).
         alpha: penalty on the coefficients of standardised features (paper: 100), for rows that weigh one on average.
         seed: of the randomised range finder.
@@ -82,9 +91,14 @@ class PCARidge(LinearEstimator):
     TENSORS = {**LinearEstimator.TENSORS, "map_": ("FK", torch.float32)}
 
     def __init__(
-        self, layout: FeatureLayout, components: tuple[int, ...] = (32, 64), alpha: float = 100.0, seed: int = 0
+        self,
+        layout: FeatureLayout,
+        components: tuple[int, ...] = (32, 64),
+        alpha: float = 100.0,
+        seed: int = 0,
+        weighted: str = "fit",
     ):
-        super().__init__(layout)
+        super().__init__(layout, weighted=weighted)
         states = sum(size > 1 for size in layout.sizes)
         if len(components) < states:
             raise ValueError(f"PCARidge components={components}: want one number for each of {states} states")
@@ -95,6 +109,7 @@ class PCARidge(LinearEstimator):
         return (x_NF - self.mean_) @ self.map_
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
+        link_weight_N, weight_N = weight_N, self._in_regression(weight_N)
         mean_F = weights.mean(x_NF, weight_N)
         z_NF = x_NF - mean_F
         rooted_NF = z_NF if weight_N is None else z_NF * weight_N.sqrt().float().unsqueeze(1)
@@ -117,7 +132,7 @@ class PCARidge(LinearEstimator):
         self.weight_ = torch.cat([m.double() @ part for m, part in zip(maps, parts, strict=True)])
         self.map_ = torch.block_diag(*maps)
         self.intercept_, self.penalty_, self.strength_ = solution.intercept, self.alpha, solution.strength
-        return solution.left_out_N
+        return self._fit_link(solution.left_out_N, y_N, link_weight_N)
 
 
 def principal_directions(z_NB: Tensor, count: int, seed: int, iterations: int = 4) -> Tensor:

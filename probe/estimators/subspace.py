@@ -37,7 +37,7 @@ class SubspaceEstimator(LinearEstimator):
     Args:
         layout, rank, exact_features, seed: of the subspace, see `probe.subspace.Subspace`.
         penalties: grid to choose from by leave-one-prompt-out.
-        link: see `LinearEstimator`.
+        link, weighted: see `LinearEstimator`.
     """
 
     TENSORS = {
@@ -65,14 +65,15 @@ class SubspaceEstimator(LinearEstimator):
         refresh_share: float = 2.0,
         refresh_energy: float = 0.9,
         seed: int = 0,
+        weighted: str = "fit",
     ):
-        super().__init__(layout, link)
+        super().__init__(layout, link, weighted)
         check_penalties(penalties)
         self.penalties, self.refresh_share, self.refresh_energy = tuple(penalties), refresh_share, refresh_energy
         self.rank, self.exact_features, self.seed = rank, exact_features, seed
         self.subspace = Subspace(layout, rank, exact_features, seed)
         self.projected_: Tensor | None = None  # (C, K), a row per slot of the window
-        self.refresh = Refresh(self.subspace)
+        self.refresh = Refresh(self.subspace, self.alike)
         self.changed_ = 0  # rows that came or went since the last refresh
         self.rows_ = 0  # of the window then
         self.energy_ = 0.0
@@ -91,7 +92,8 @@ class SubspaceEstimator(LinearEstimator):
 
     def _fit(self, x_NF: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
         self.lose_track()  # from the start, whatever was fitted before
-        a_NK = self.subspace.refresh(x_NF, torch.arange(len(x_NF), device=x_NF.device), weight_N)
+        rows_N = torch.arange(len(x_NF), device=x_NF.device)
+        a_NK = self.subspace.refresh(x_NF, rows_N, self._in_regression(weight_N))
         return self._adopt(a_NK, y_N, group_N, weight_N)
 
     def _adopt(self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None) -> Tensor:
@@ -140,9 +142,9 @@ class SubspaceEstimator(LinearEstimator):
         if not stale and self._in_parts(len(slots)):
             done = self.refresh.advance(window, self.projected_, new, due)  # type: ignore[arg-type]
         if done and not stale and self.refresh.projected is not None:
-            self._take_over(window, weight_N)
+            self._take_over(window, self._in_regression(weight_N))
         elif done or stale:
-            a_NK = self.subspace.refresh(window.feature, slots, weight_N)
+            a_NK = self.subspace.refresh(window.feature, slots, self._in_regression(weight_N))
             self.projected_ = a_NK.new_zeros(window.rows, a_NK.shape[1])
             self.projected_[slots] = a_NK
             self._refreshed(window)
@@ -186,8 +188,9 @@ class SubspaceRidge(SubspaceEstimator):
     def _solve(
         self, a_NK: Tensor, y_N: Tensor, group_N: Tensor, weight_N: Tensor | None
     ) -> tuple[Tensor, float, Tensor]:
-        solution = ridge_path(a_NK, y_N, group_N, self.penalties, weight_N=weight_N)
+        regression_N = self._in_regression(weight_N)
+        solution = ridge_path(a_NK, y_N, group_N, self.penalties, weight_N=regression_N)
         self.penalty_, self.strength_ = solution.penalty, solution.strength
         # the rows' mean has moved since the subspace was centred
-        intercept = solution.intercept - float(weights.mean(a_NK.double(), weight_N) @ solution.coefficient_K)
+        intercept = solution.intercept - float(weights.mean(a_NK.double(), regression_N) @ solution.coefficient_K)
         return solution.coefficient_K, intercept, self._fit_link(solution.left_out_N, y_N, weight_N)

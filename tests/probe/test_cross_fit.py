@@ -61,10 +61,11 @@ def test_one_prompt_alone_has_no_value():
     assert left_out_mean(torch.rand(3), torch.ones(3), group_R, *nothing[1:]).isnan().all()
 
 
+@pytest.mark.parametrize("weighted", ["link", "fit"])
 @pytest.mark.parametrize("kind", ["subspace_ridge", "ridge", "pca_ridge"])
-def test_values_are_those_of_a_fit_without_the_prompt_in_the_form_of_earlier_steps(kind, rows):
+def test_values_are_those_of_a_fit_without_the_prompt_in_the_form_of_earlier_steps(kind, weighted, rows):
     """Row by row, with scikit-learn, and through the link."""
-    learned = bank(kind=kind, penalties=(0.1,))
+    learned = bank(kind=kind, penalties=(0.1,), weighted=weighted)
     for step in range(3):
         x_RF, reward_R, group_R, weight_R = rows(step)
         learned.update(x_RF, reward_R, group_R, step=step, weight_R=weight_R)
@@ -78,6 +79,9 @@ def test_values_are_those_of_a_fit_without_the_prompt_in_the_form_of_earlier_ste
     a = torch.cat([form.coordinates(window.feature[order]), form.coordinates(x_RF[new.good_R])]).double().numpy()
     y = torch.cat([window.target[order], new.target_R[new.good_R]]).double().numpy()
     w = torch.cat([window.target_weight[order], new.target_weight_R[new.good_R]]).double().numpy()
+    if weighted == "link":
+        unit, w = 1.0, np.ones_like(w)
+        assert form.slope_ > 0
     group = torch.cat([torch.full((len(order),), -1), group_R[new.good_R]]).numpy()
     assert form.strength_ > 0 and said.value_R.isfinite().all()
     for row in range(0, 64, 7):

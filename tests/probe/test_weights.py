@@ -23,7 +23,8 @@ LAYOUT = FeatureLayout(("state", "entropy"), (12, 1))
 
 
 def make(kind, **changes):
-    return make_estimator(ProbeSettings(kind=kind, exact_features=4, rank=5, **changes), LAYOUT)
+    settings = {"kind": kind, "exact_features": 4, "rank": 5, "weighted": "fit"}
+    return make_estimator(ProbeSettings(**settings | changes), LAYOUT)
 
 
 def rows(count=160, seed=0):
@@ -181,10 +182,61 @@ def test_the_sigmoid_is_fitted_with_weights():
     assert fit_sigmoid(f_N, p_N) != pytest.approx(copied, rel=1e-2)
 
 
-def test_a_followed_window_is_the_weighted_fit():
+LINKED = ("subspace_ridge", "ridge", "pca_ridge", "logistic")
+
+
+def uneven(prompts=4000, seed=0):
+    """Rollouts of two rewards, failures of which weigh heavily and unequally, the more the rarer they are; and what the
+    weighted mean reward of each truly is."""
+    generator = torch.Generator().manual_seed(seed)
+    x_NF = torch.randn(prompts, 13, generator=generator)
+    rate_N = (1.5 * x_NF[:, 2] + 0.5).sigmoid()
+    y_N = (torch.rand(prompts, generator=generator) < rate_N).float()
+    heavy_N = torch.randn(prompts, generator=generator).mul(1.5).exp() / math.exp(1.5**2 / 2)  # mean 1
+    weight_N = heavy_N * torch.where(y_N > 0, 1.0, 5.0)
+    return x_NF, y_N, torch.arange(prompts), weight_N, rate_N / (rate_N + 5 * (1 - rate_N))
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_weights_in_the_link_alone_tell_the_weighted_mean_from_fewer_rows(kind):
+    fresh_NF, *_, best_N = uneven(seed=99)
+    error = {"link": [], "fit": []}
+    for seed in range(3):
+        x_NF, y_N, group_N, weight_N, _ = uneven(600, seed)
+        for weighted, errors in error.items():
+            fitted = make(kind, exact_features=100, weighted=weighted).fit(x_NF, y_N, group_N, weight_N)
+            errors.append(float((fitted.predict(fresh_NF) - best_N).square().mean() / best_N.var()))
+    assert all(link < fit for link, fit in zip(error["link"], error["fit"], strict=True))
+    assert sum(error["link"]) < 0.6 * sum(error["fit"]) and max(error["link"]) < 0.2
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_without_weights_there_is_no_difference(kind):
+    x_NF, y_N, group_N, _ = rows()
+    fitted = [make(kind, weighted=weighted).fit(x_NF, y_N, group_N) for weighted in ("link", "fit")]
+    torch.testing.assert_close(fitted[0].predict(x_NF), fitted[1].predict(x_NF), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_where_nothing_is_learned_the_weighted_mean_is_said(kind):
+    generator = torch.Generator().manual_seed(0)
+    y_N = (torch.rand(400, generator=generator) < 0.5).float()
+    weight_N = torch.where(y_N > 0, 1.0, 9.0) * torch.rand(400, generator=generator).add(0.1)
+    x_NF = torch.ones(400, 13)
+    fitted = make(kind, weighted="link").fit(x_NF, y_N, torch.arange(400), weight_N)
+    expected = float((weight_N * y_N).sum() / weight_N.sum())
+    assert fitted.predict(x_NF[:3]).tolist() == pytest.approx([expected] * 3, abs=1e-3)
+    # exactly one half, whose logit is 0, is a value and no missing link
+    columns = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.arange(4), torch.tensor([1.0, 2.0, 2.0, 1.0])
+    half = make(kind, weighted="link").fit(x_NF[:4], *columns)
+    assert half.predict(x_NF[:1]).item() == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize("weighted", ["fit", "link"])
+def test_a_followed_window_is_the_weighted_fit(weighted):
     """With and without the subspace, while rows come and go."""
     for exact_features in (4, 100):
-        settings = ProbeSettings(exact_features=exact_features, rank=12)
+        settings = ProbeSettings(exact_features=exact_features, rank=12, weighted=weighted)
         window, follower = SlidingWindow(80, 13), make_estimator(settings, LAYOUT)
         follower.refresh_share = 0.5  # half of the window goes in a step: at its pace the form is the window's own
         for step in range(6):

@@ -133,6 +133,13 @@ def test_the_other_closed_forms_and_guards_are_exact(kind, guard):
     assert gap_of(2, fresh(make_bank(STATES, 2, 3, kind, guard=guard), 2)) < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["subspace_ridge", "pca_ridge"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_weights_in_the_regression_are_exact(n, kind):
+    layout = PROMPT_ONLY if n == 1 else STATES
+    assert gap_of(n, fresh(make_bank(layout, n, 3, kind, guard="off", weighted="fit"), n)) < 1e-6
+
+
 @pytest.mark.parametrize("earlier", [0, 3])
 def test_the_constant_alone_is_exact_with_one_rollout(earlier):
     bank = make_bank(PROMPT_ONLY, 1, earlier, guard="constant")
@@ -290,10 +297,14 @@ LEAKS = {
 }
 
 
+@pytest.mark.parametrize("weighted", ["fit", "link"])
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_leak_is_seen(leak):
+def test_a_leak_is_seen(leak, weighted):
     n, make = LEAKS[leak]
-    bank = make_bank(PROMPT_ONLY if n == 1 else STATES, n, 1, penalties=(1e-4, 1e-2, 1.0))
+    # a link that rises, so that something hangs on the regression, takes a few steps
+    earlier = 3 if weighted == "link" and leak in ("basis", "penalty", "link") else 1
+    layout = PROMPT_ONLY if n == 1 else STATES
+    bank = make_bank(layout, n, earlier, penalties=(1e-4, 1e-2, 1.0), weighted=weighted)
     gap = gap_of(n, make(bank, n))
     assert gap > 1e-5
     assert gap_of(n, form_of_the_present_rows(bank, n, ())) < 1e-6  # the same way, with nothing leaking
