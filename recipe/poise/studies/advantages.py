@@ -12,6 +12,7 @@ from verl.trainer.ppo.core_algos import compute_optimal_token_baseline_advantage
 
 from probe import Crossing, FeatureLayout, ProbeBank, ProbeSettings
 from probe.pairing import sibling_mean
+from probe.settings import Weighted
 from recipe.poise.baseline.advantage import compute_advantages
 from recipe.poise.studies.rollout_pool import Pool
 
@@ -84,12 +85,13 @@ def steps(pool: Pool, n: int, rows: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class ProbeForm:
-    """One form of POISE: what rows weigh (`energy` or not), how it is fitted, and whether the prompt's state is all
-    that the probe sees (then n may be 1)."""
+    """One form of POISE: what rows weigh (`energy` or not), how it is fitted, whether the prompt's state is all that
+    the probe sees (then n may be 1), and where weights enter (`poise.probe.weighted`)."""
 
     weighted: bool
     fit: str
     prompt_only: bool = False
+    where: Weighted = "link"
 
 
 class ProbeRun:
@@ -111,7 +113,8 @@ class ProbeRun:
         self._columns = earlier.layout.slices["prompt"] if form.prompt_only else slice(None)
         weights = "energy" if form.weighted else "uniform"
         crossing = Crossing(weights, cap if form.weighted else None, form.fit, ("prompt",))  # type: ignore[arg-type]
-        self.bank = ProbeBank(ProbeSettings(), layout, seed=seed, self_target=form.prompt_only, crossing=crossing)
+        settings = ProbeSettings(weighted=form.where)
+        self.bank = ProbeBank(settings, layout, seed=seed, self_target=form.prompt_only, crossing=crossing)
         for step, part in enumerate(steps(earlier, min(n, earlier.n), step_rows)):
             self.bank.update(
                 earlier.feature_RF[part, self._columns],

@@ -25,6 +25,7 @@ COMPARED = {
     "over_rloo": RLOO_8,
     "over_constant": "energy-weighted constant, n=1",
     "over_constant_2": "energy-weighted constant, n=2",
+    "over_weighted": "prompt probe, fresh, weighted regression, n=1",
 }
 SEARCH_ROWS = 1024  # of a step, where energies are compared: the fit is the same, in a tenth of the time
 SCALE, OWN, SLIGHT = "no: scale", "no: own reward", "but for 1 / batch"
@@ -126,6 +127,8 @@ def methods(material: Material, energy: str, args: argparse.Namespace, seed: int
         (f"prompt probe, fresh, {'energy' if weighted else 'uniform'}, n=1", 1, adv.ProbeForm(weighted, "fresh", True))
         for weighted in (False, True)
     ]
+    forms.append(("POISE, fresh, weighted regression, n=2", 2, adv.ProbeForm(True, "fresh", where="fit")))
+    forms.append(("prompt probe, fresh, weighted regression, n=1", 1, adv.ProbeForm(True, "fresh", True, "fit")))
     for name, n, form in forms:
         advantage_R, guards[name] = by_probe(material, form, energy, n, args.rollouts, args.weight_cap, seed)
         yield Method(name, n, "yes", advantage_R)

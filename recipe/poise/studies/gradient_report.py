@@ -23,6 +23,7 @@ CLAIMS = (
     ("POISE, fresh, energy, n=2", "energy-weighted constant, n=2", "over_constant_2"),
     ("POISE, fresh, energy, n=2", "energy-weighted constant, n=1", "over_constant"),
     ("prompt probe, fresh, energy, n=1", "energy-weighted constant, n=1", "over_constant"),
+    ("prompt probe, fresh, energy, n=1", "prompt probe, fresh, weighted regression, n=1", "over_weighted"),
 )
 
 

@@ -108,7 +108,7 @@ def test_the_claims_are_answered_in_a_line_each():
         "prompt probe, fresh, energy, n=1",
     )  # fmt: skip
     shares = {"over_rloo": ratio(0.2, 0.18, 0.22), "over_constant": ratio(1.3, 1.2, 1.4)}
-    shares["over_constant_2"] = shares["over_constant"]
+    shares["over_constant_2"] = shares["over_weighted"] = shares["over_constant"]
     lines = answers([{"label": "middle", "results": dict.fromkeys(names, shares)}])
     assert (
         "middle: POISE, fresh, energy, n=2 beside RLOO, n=8, equal tokens: variance is lower: 0.20 (0.18 to 0.22) times"
