@@ -29,6 +29,7 @@ parser.add_argument("--peer-every", type=int, default=4, help="steps from one fi
 parser.add_argument("--turn", type=float, default=0.02, help="how far the signal turns in a step")
 parser.add_argument("--tail", type=float, default=1.0, help="standard deviation of the energies' logarithm")
 parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+parser.add_argument("--weighted", choices=("link", "fit"), default="link", help="where weights enter the probes")
 parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's time")
 args = parser.parse_args()
@@ -60,7 +61,8 @@ def now() -> float:
 
 def make_bank(world: WeightedWorld, window: int, weights="energy", fit="lagged", cap=None) -> ProbeBank:
     crossing = Crossing(weights, cap, fit, ("prompt",))
-    return ProbeBank(ProbeSettings(window_rows=window), world.layout(), crossing=crossing)
+    settings = ProbeSettings(window_rows=window, weighted=args.weighted)
+    return ProbeBank(settings, world.layout(), crossing=crossing)
 
 
 def say(bank: ProbeBank, rows: WeightedRows) -> Prediction:
@@ -129,7 +131,7 @@ def pace() -> None:
     for seed in args.seeds:
         world = WeightedWorld(args.size, seed, tail=args.tail, turn=args.turn)
         window = SlidingWindow(rows, world.layout().num_features)
-        followers = {name: name[0](world.layout(), refresh_share=name[1]) for name in names}
+        followers = {name: name[0](world.layout(), refresh_share=name[1], weighted=args.weighted) for name in names}
         full = 2 * rows // args.new_rows
         for step in range(full + args.repeat):
             new = world.draw(args.new_rows)

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launch.runfile import RunFileError
 from recipe.poise.compare import thresholds
+from recipe.poise.compare.brief import write_brief
+from recipe.poise.compare.leaderboard import boards
 from recipe.poise.compare.matrix import TASK, cells, run_all
 from recipe.poise.compare.page import write_leaderboard
 from recipe.poise.compare.readers import NothingLogged, ReadError, Run, read_run
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help="a page of tables and figures from records or run folders")
     board.add_argument("--out", type=Path, required=True, metavar="PAGE.md", help="figures go to a folder of its name")
     board.add_argument("--method", default="poise", help="the one whose differences to the others are shown")
+    board.add_argument(
+        "--brief", type=Path, metavar="PAGE.md", help="a page whose table in short is renewed (README.md)"
+    )
     board.add_argument("--check", type=Path, metavar="THRESHOLDS.yaml", help="then as `check` does")
     check = commands.add_parser("check", help="exit status 1 where a method falls short of a threshold")
     check.add_argument("thresholds", type=Path, metavar="THRESHOLDS.yaml")
@@ -119,6 +124,9 @@ def leaderboard(arguments: argparse.Namespace) -> int:
     wanted = thresholds.read_thresholds(arguments.check) if arguments.check else None
     for path in write_leaderboard(records, arguments.out, arguments.method):
         print(f"wrote {path}")
+    if arguments.brief:
+        write_brief(arguments.brief, boards(records))
+        print(f"renewed the table in {arguments.brief}")
     return 0 if wanted is None else judge(wanted, records)
 
 

@@ -92,12 +92,13 @@ def _interval(found: Estimate | None, form: Callable[[float], str]) -> Cell:
     return Cell(form(found.center), f"{form(found.low)} to {form(found.high)}{level}")
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """Of a cost; a median over seeds is infinite where most never got there."""
     return "not reached" if math.isinf(value) else percent(value)
 
 
 def _cost(values: dict[int, float]) -> Cell:
-    found = _interval(contrast.median_of(list(values.values())), _share)
+    found = _interval(contrast.median_of(list(values.values())), share)
     reached = sum(math.isfinite(value) for value in values.values())
     seeds = f"{reached} of {len(values)} seeds"
     if reached == len(values):
