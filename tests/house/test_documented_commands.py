@@ -172,6 +172,7 @@ HANDLERS = {
     r"python -m recipe\.poise\.studies\.gradient_variance": parsed("recipe.poise.studies.gradient_variance"),
     r"python -m recipe\.poise\.studies\.value_study": parsed("recipe.poise.studies.value_study"),
     r"python -m recipe\.poise\.studies\.prompt_study": parsed("recipe.poise.studies.prompt_study"),
+    r"python -m recipe\.poise\.studies\.window_study": parsed("recipe.poise.studies.window_study"),
     r"python -m recipe\.poise\.studies\.spread": parsed("recipe.poise.studies.spread"),
     r"python -m recipe\.poise\.quickstart\.prepare": parsed("recipe.poise.quickstart.prepare"),
     r"python -m probe\.study": parsed("probe.study.__main__"),
