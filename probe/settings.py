@@ -97,7 +97,7 @@ class Crossing:
         weights: what the weights that rows come with are: rows of one state must weigh alike.
         weight_cap: a row weighs at most this quantile of what earlier rows of its domain weighed; None: no limit.
         fit: "lagged": on earlier steps; "fresh": on the step's other prompts too.
-        coherence: what energies were made with, for the same reason; None for other weights.
+        coherence, surprise: what energies were made with, for the same reason; None for other weights.
         prompt_blocks: names of feature blocks that depend on the prompt alone: what a fresh fit starts with.
     """
 
@@ -106,6 +106,7 @@ class Crossing:
     fit: Fit = "lagged"
     prompt_blocks: tuple[Text, ...] = ()
     coherence: Annotated[float, Range(0, 1)] | None = None
+    surprise: Annotated[float, Range(0, 4)] | None = None
 
     def __post_init__(self):
         settle(self)

@@ -10,7 +10,7 @@ from probe import ProbeSettings
 from probe.checked import DISTINCT, Range, SettingError, checked, read, settle
 from probe.settings import Count, Fit, Text, Weights
 from recipe.poise.capture.dump import Block, DumpSettings, Tokens
-from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE
+from recipe.poise.capture.energy import AGGREGATIONS, DEFAULT_FORM, EnergyForm
 from recipe.poise.capture.signals import DEFAULT_SIGNALS, PROMPT_ONLY_SIGNALS, REWARD, check_signals
 from recipe.poise.capture.stream import CaptureSettings
 from recipe.poise.choose.settings import Rollouts, SelectSettings
@@ -60,6 +60,7 @@ class PoiseConfig:
         weights: what a row counts in the probe's fit, the penalty, the guard, the constant and RLOO. uniform: all
             alike; energy: the squared norm of its score, from the log-prob pass, see recipe/poise/capture/energy.py;
             length: its number of tokens.
+        surprise: how much more a rare token counts in the energy: power of its -log pi beside 1 - pi; 0: not at all.
         coherence: how far the scores of a response's tokens pull the same way, 0 to 1: what the energy takes of the
             square of their sum.
         weight_cap: a row weighs at most this quantile of what earlier steps' rows weighed (0.99: the heaviest hundredth
@@ -84,7 +85,8 @@ class PoiseConfig:
     signals: Annotated[tuple[Text, ...], DISTINCT] = DEFAULT_SIGNALS
     end_think: Text = "</think>"
     weights: Weights = "energy"
-    coherence: Annotated[float, Range(0, 1)] = COHERENCE
+    surprise: Annotated[float, Range(0, 4)] = DEFAULT_FORM.surprise
+    coherence: Annotated[float, Range(0, 1)] = DEFAULT_FORM.coherence
     weight_cap: Annotated[float, Range(above=0, high=1)] | None = None
     fit: Fit = "fresh"
     probe: ProbeSettings = field(default_factory=ProbeSettings)
@@ -242,7 +244,7 @@ def capture_settings(
         eos_token_ids=(tokenizer.eos_token_id,),
         max_response_length=max_response_length,
         loss_agg_mode=loss_agg_mode,
-        coherence=poise.coherence,
+        energy=EnergyForm(poise.surprise, poise.coherence),
         dump=poise.dump_features,
     )
 

@@ -34,7 +34,8 @@ def test_the_window_holds_what_rows_weigh(run):
     folder = run.checkpoints / "global_step_3/critic"
     manifest = json.loads((folder / "probe.json").read_text())
     assert manifest["identity"]["crossing"] == {
-        "weights": "energy", "weight_cap": 0.9, "fit": "fresh", "prompt_blocks": ["prompt"], "coherence": 0.3,
+        "weights": "energy", "weight_cap": 0.9, "fit": "fresh", "prompt_blocks": ["prompt"],
+        "coherence": 0.1, "surprise": 1.0,
     }  # fmt: skip
     tensors = load_file(folder / "probe.safetensors")
     weight_N, uncapped_N, step_N = (tensors[f"0.window.{name}"] for name in ("weight", "uncapped", "step"))

@@ -108,6 +108,7 @@ WRONG_VALUES = {
     "poise.seed": ("[abc,null,1.5,-1,true,100000000000000000000]", "a whole number of at least 0"),
     "poise.weights": ("[null,entropy,[energy]]", "one of uniform, length, energy"),
     "poise.coherence": ("[-0.1,1.5,nan,true,null]", "a finite number of at least 0 and at most 1"),
+    "poise.surprise": ("[-1,5,inf,true,null]", "a finite number of at least 0 and at most 4"),
     "poise.weight_cap": ("[0,1.5,nan,true,abc]", "a finite number above 0 and at most 1 or null"),
     "poise.fit": ("[null,late,true]", "one of lagged, fresh"),
     "poise.probe.min_updates": ("[0.5,-1,null]", "a whole number of at least 0"),

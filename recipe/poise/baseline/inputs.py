@@ -38,8 +38,8 @@ def rollout_weights(data: TensorDict, settings: CaptureSettings) -> Tensor:
             "of response_ids (0 for a tool's)"
         )
     log_prob_Y, mask_Y = (torch.cat(list(x.unbind())) for x in (log_prob, mask))
-    mode, coherence = settings.loss_agg_mode, settings.coherence
-    return response_weights(log_prob_Y, mask_Y, length_B.to(mask_Y.device), mode, coherence=coherence)
+    length_B = length_B.to(mask_Y.device)
+    return response_weights(log_prob_Y, mask_Y, length_B, settings.loss_agg_mode, form=settings.energy)
 
 
 def passed_prompts(gather: Callable[[Tensor], Tensor | None], number_R: Tensor) -> Tensor | None:

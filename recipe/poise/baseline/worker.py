@@ -53,8 +53,8 @@ def feature_layout(poise: PoiseConfig, hidden_size: int) -> FeatureLayout:
 def crossing(poise: PoiseConfig) -> Crossing:
     """What rows weigh and how values are fitted; of the features, the prompt's state depends on no rollout."""
     blocks = tuple(name for name in ("prompt",) if name in poise.states)
-    coherence = poise.coherence if poise.weights == "energy" else None
-    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks, coherence)
+    form = (poise.coherence, poise.surprise) if poise.weights == "energy" else (None, None)
+    return Crossing(poise.weights, poise.weight_cap, poise.fit, blocks, *form)
 
 
 class ProbeWorker(Worker, DistProfilerExtension):

@@ -2,17 +2,21 @@
 
 A rollout's score is the sum over its tokens of grad log pi. For a token the squared norm of d log pi / d logits is
 1 - 2 pi_t + sum_v pi_v^2, with pi_t the probability of the chosen token; (1 - pi_t)^2 is its part that the log-prob
-alone tells. With d_t that norm, a response's energy is
+alone tells. With d_t that norm and a token's weight u_t = d_t (-log pi_t)^a, a response's energy is
 
-    (1 - c) sum_t d_t^2 + c (sum_t d_t)^2
+    (1 - c) sum_t u_t^2 + c (sum_t u_t)^2
 
-The squared norm of a sum is the first term only where the tokens' scores are orthogonal. They are not: tokens of a
-failed rollout pull the same way. c, the coherence, is the part of their directions that they share.
+The norm in the logits is nearly the same for all unlikely tokens; the norm in the parameters is not, and a rare token's
+is several times that of a merely unlikely one. a, the surprise, is how much of that the energy takes. The squared norm
+of a sum is the first term only where the tokens' scores are orthogonal. They are not: tokens of a failed rollout pull
+the same way. c, the coherence, is the part of their directions that they share.
 
 Where there is no such pass, the rollout's own log-probs tell the same.
 
 Shapes: R rows, T tokens of the packed sequence, Y response tokens of all rows.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,12 +25,33 @@ from recipe.poise.capture.hook import TokenSpans
 
 SUM, MEAN = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm"), "seq-mean-token-mean"
 AGGREGATIONS = (*SUM, MEAN)  # verl's actor.loss_agg_mode
-COHERENCE = 0.3  # measured against true norms, see docs/gradient.md
 
 
-def coherent(square: Tensor, root: Tensor, coherence: float = COHERENCE) -> Tensor:
-    """Energy of a response from the sum of its tokens' squared norms and the sum of their norms."""
-    return (1.0 - coherence) * square + coherence * root.square()
+@dataclass(frozen=True)
+class EnergyForm:
+    """a and c; the defaults were chosen against true norms (docs/gradient.md)."""
+
+    surprise: float = 1.0
+    coherence: float = 0.1
+
+    def of_tokens(self, log_prob: Tensor, sum_pi_squared: Tensor | None = None) -> Tensor:
+        """u_t^2 of tokens, float64, of any shape.
+
+        Args:
+            sum_pi_squared: sum over the vocabulary of squared probabilities, where it is known.
+        """
+        log_prob = log_prob.double()
+        square = torch.expm1(log_prob).square()  # (1 - pi)^2, with all its digits where pi is close to 1
+        if sum_pi_squared is not None:  # the other tokens' part, which rounding may make negative
+            square = square + (sum_pi_squared.double() - (2.0 * log_prob).exp()).clamp(min=0.0)
+        return square * log_prob.abs().pow(2.0 * self.surprise)
+
+    def of_response(self, square: Tensor, root: Tensor) -> Tensor:
+        """Energy from the sum of u_t^2 and the sum of u_t."""
+        return (1.0 - self.coherence) * square + self.coherence * root.square()
+
+
+DEFAULT_FORM = EnergyForm()
 
 
 def score_weights(
@@ -35,7 +60,7 @@ def score_weights(
     spans: TokenSpans,
     loss_agg_mode: str,
     sum_pi_squared_T: Tensor | None = None,
-    coherence: float = COHERENCE,
+    form: EnergyForm = DEFAULT_FORM,
 ) -> Tensor:
     """Energy and length of each response as the loss weighs them, (R, 2) float32.
 
@@ -46,14 +71,14 @@ def score_weights(
         log_prob_T: of the chosen tokens; that of token p stands at p - 1, as its logits do.
         response_mask_Y: tokens that the loss counts; rows one after the other.
         sum_pi_squared_T: sum over the vocabulary of squared probabilities, where the pass has computed it.
-        coherence: c, 0 to 1.
+        form: a and c.
     """
     length_R = spans.response_end - spans.prompt_end
     row_Y = _rows(length_R, len(response_mask_Y))
     first_R = length_R.cumsum(0) - length_R
     place_Y = torch.arange(len(row_Y), device=row_Y.device) - first_R[row_Y] + spans.prompt_end[row_Y] - 1
     squares_Y = None if sum_pi_squared_T is None else sum_pi_squared_T[place_Y]
-    return response_weights(log_prob_T[place_Y], response_mask_Y, length_R, loss_agg_mode, squares_Y, coherence)
+    return response_weights(log_prob_T[place_Y], response_mask_Y, length_R, loss_agg_mode, squares_Y, form)
 
 
 def _rows(length_R: Tensor, tokens: int) -> Tensor:
@@ -68,21 +93,18 @@ def response_weights(
     length_R: Tensor,
     loss_agg_mode: str,
     sum_pi_squared_Y: Tensor | None = None,
-    coherence: float = COHERENCE,
+    form: EnergyForm = DEFAULT_FORM,
 ) -> Tensor:
     """The same from response tokens alone, rows one after the other, of `length_R` tokens each."""
     rows, row_Y = len(length_R), _rows(length_R, len(response_mask_Y))
-    log_prob_Y = log_prob_Y.double()
-    energy_Y = torch.expm1(log_prob_Y).square()  # (1 - pi)^2, with all its digits where pi is close to 1
-    if sum_pi_squared_Y is not None:  # the other tokens' part, which rounding may make negative
-        energy_Y = energy_Y + (sum_pi_squared_Y.double() - (2.0 * log_prob_Y).exp()).clamp(min=0.0)
+    energy_Y = form.of_tokens(log_prob_Y, sum_pi_squared_Y)
     counted_Y = response_mask_Y.to(row_Y.device) > 0
     # masked tokens are set to 0, not multiplied by it: their numbers need not be finite
     energy_Y = torch.where(counted_Y, energy_Y, 0.0)
     columns_Y3 = torch.stack([energy_Y, counted_Y.double(), energy_Y.sqrt()], dim=1)
     sums_R3 = columns_Y3.new_zeros(rows, 3).index_add_(0, row_Y, columns_Y3)
     sums_R2, root_R = sums_R3[:, :2].clone(), sums_R3[:, 2]
-    sums_R2[:, 0] = coherent(sums_R2[:, 0], root_R, coherence)
+    sums_R2[:, 0] = form.of_response(sums_R2[:, 0], root_R)
     if loss_agg_mode == MEAN:
         sums_R2 = sums_R2 / sums_R2[:, 1:].clamp(min=1.0).square()
     return sums_R2.float()

@@ -119,7 +119,7 @@ class PoiseFSDPEngine(FSDPEngineWithLMHead):
             spans,
             settings.loss_agg_mode,
             None if sum_pi_squared is None else sum_pi_squared.values(),
-            settings.coherence,
+            settings.energy,
         )
         signals = partial(
             compute_signals,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recipe.poise.capture.dump import DumpSettings
-from recipe.poise.capture.energy import COHERENCE
+from recipe.poise.capture.energy import DEFAULT_FORM, EnergyForm
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CaptureSettings:
     eos_token_ids: tuple[int, ...]
     max_response_length: int
     loss_agg_mode: str = "token-mean"
-    coherence: float = COHERENCE
+    energy: EnergyForm = DEFAULT_FORM
     dump: DumpSettings = DumpSettings()
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recipe.poise.capture.energy import COHERENCE, coherent
+from recipe.poise.capture.energy import DEFAULT_FORM, EnergyForm
 from recipe.poise.studies.rollout_pool import Policy
 
-DEFAULT = f"sum (1-pi)^2, coherent {COHERENCE}"  # recipe.poise.capture.energy
+DEFAULT = f"sum ((1-pi) log pi)^2, coherent {DEFAULT_FORM.coherence}"  # recipe.poise.capture.energy
 SKETCH = 16  # directions of a sketch, of the logits and of the states
 
 
@@ -49,6 +49,7 @@ def measures(seen: Pass, seed: int = 0) -> dict[str, Tensor]:
     length_R = mask_RT.sum(1)
     log_prob_RT = torch.where(seen.mask_RT, seen.log_prob_RT.double(), 0.0)
     miss_RT = -torch.expm1(log_prob_RT) * mask_RT  # 1 - pi
+    surprising_RT = DEFAULT_FORM.of_tokens(log_prob_RT)
     norm_RT = seen.d_RTV.double().square().sum(2)
     root_RT = norm_RT.sqrt()
     chosen, logit = miss_RT.square().sum(1), norm_RT.sum(1)
@@ -69,8 +70,14 @@ def measures(seen: Pass, seed: int = 0) -> dict[str, Tensor]:
         "NLL^2": log_prob_RT.sum(1).square(),
         "(sum (1-pi))^2": miss_RT.sum(1).square(),
         "(sum |d|)^2": root_RT.sum(1).square(),
-        "sum (1-pi)^2, coherent 0.1": 0.9 * chosen + 0.1 * miss_RT.sum(1).square(),
-        DEFAULT: coherent(chosen, miss_RT.sum(1)),
+        "sum (1-pi)^2, coherent 0.1": EnergyForm(0.0, 0.1).of_response(chosen, miss_RT.sum(1)),
+        "sum (1-pi)^2, coherent 0.3": EnergyForm(0.0, 0.3).of_response(chosen, miss_RT.sum(1)),
+        "sum (log pi)^2, coherent 0.1": EnergyForm(0.0, 0.1).of_response(
+            log_prob_RT.square().sum(1), -log_prob_RT.sum(1)
+        ),
+        "sum ((1-pi) log pi)^2": surprising_RT.sum(1),
+        DEFAULT: DEFAULT_FORM.of_response(surprising_RT.sum(1), surprising_RT.sqrt().sum(1)),
+        "(sum (1-pi) log pi)^2": surprising_RT.sqrt().sum(1).square(),
         "sum (1-pi)^2 x sqrt length": chosen * length_R.sqrt(),
         "sum (1-pi)^2 x length": chosen * length_R,
         "sum by token id (1-pi), squared": (same_RTT * miss_RT.unsqueeze(1) * miss_RT.unsqueeze(2)).sum((1, 2)),

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from recipe.poise.capture.energy import coherent
+from recipe.poise.capture.energy import DEFAULT_FORM
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.scoring import load_reward
 from recipe.poise.studies.rollout_pool import REWARD, Policy, _score
@@ -83,10 +83,10 @@ def rollouts(policy: Policy, rows: list[dict], k: int, limit: int, reward: str) 
     for start in range(0, len(ids), 256):
         part, part_lengths = ids[start : start + 256], lengths[start : start + 256]
         log_prob_RL, _ = policy.log_probs(*policy.batch(part))
-        miss_RL = -torch.expm1(log_prob_RL.double())  # 1 - pi
-        for miss_L, row, length in zip(miss_RL, part, part_lengths, strict=True):
-            miss_Y = miss_L[len(row) - length - 1 : len(row) - 1]
-            energies.append(float(coherent(miss_Y.square().sum(), miss_Y.sum())))
+        square_RL = DEFAULT_FORM.of_tokens(log_prob_RL)
+        for square_L, row, length in zip(square_RL, part, part_lengths, strict=True):
+            square_Y = square_L[len(row) - length - 1 : len(row) - 1]
+            energies.append(float(DEFAULT_FORM.of_response(square_Y.sum(), square_Y.sqrt().sum())))
     return tuple(torch.tensor(column).double().view(-1, k) for column in (rewards, energies, lengths))  # type: ignore
 
 

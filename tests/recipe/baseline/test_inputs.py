@@ -1,6 +1,7 @@
 """Without a log-prob pass, in the real seat over gloo: rows get their prompt's state from whichever rank had it, and
 the rollout's own energies; sessions of several outputs count as one. Two ranks as one."""
 
+import math
 import os
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def expected_weights(step):
     for session in session_R2[:, 0].tolist():
         energy = length = 0.0
         for row in (session_R2[:, 0] == session).nonzero().flatten().tolist():
-            norms = [1 - float(x.double().exp()) for x, own in zip(log_probs[row], masks[row], strict=True) if own]
-            energy += 0.7 * sum(x * x for x in norms) + 0.3 * sum(norms) ** 2
+            counted = [float(x) for x, own in zip(log_probs[row], masks[row], strict=True) if own]
+            norms = [(1 - math.exp(x)) * -x for x in counted]
+            energy += 0.9 * sum(x * x for x in norms) + 0.1 * sum(norms) ** 2
             length += len(norms)
         table.append((energy, length))
     return torch.tensor(table)

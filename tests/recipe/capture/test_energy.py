@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recipe.poise.capture.energy import AGGREGATIONS, COHERENCE, score_weights
+from recipe.poise.capture.energy import AGGREGATIONS, DEFAULT_FORM, EnergyForm, score_weights
 from recipe.poise.capture.hook import token_spans
 
 ROWS = [(4, [1, 1, 0, 0, 1]), (3, [1]), (1, [0, 0]), (2, [1, 1, 1])]  # prompt length; mask of the response
@@ -30,7 +30,7 @@ def passed(logits_TV, ids_T):
     return log_prob_T.float(), log_TV.exp().square().sum(1).float()
 
 
-def by_loop(logits_TV, ids_T, offsets, exact, coherence=0.0):
+def by_loop(logits_TV, ids_T, offsets, exact, form):
     """Energy and number of tokens that count, row by row and token by token."""
     rows = []
     for (prompt, mask), start in zip(ROWS, offsets.tolist(), strict=False):
@@ -40,20 +40,21 @@ def by_loop(logits_TV, ids_T, offsets, exact, coherence=0.0):
             probability = logits_TV[token - 1].softmax(0)
             chosen = float(probability[ids_T[token]])
             one = 1 - 2 * chosen + float(probability.square().sum()) if exact else (1 - chosen) ** 2
+            one *= math.log(chosen) ** (2 * form.surprise)
             energy += one if counts else 0.0
             root += math.sqrt(one) if counts else 0.0
-        rows.append(((1 - coherence) * energy + coherence * root**2, sum(mask)))
+        rows.append(((1 - form.coherence) * energy + form.coherence * root**2, sum(mask)))
     return rows
 
 
 @pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("coherence", [0.0, COHERENCE, 1.0])
+@pytest.mark.parametrize("form", [EnergyForm(0.0, 0.0), DEFAULT_FORM, EnergyForm(2.0, 1.0), EnergyForm(0.0, 0.3)])
 @pytest.mark.parametrize("mode", AGGREGATIONS)
-def test_energy_and_length_agree_with_a_loop(mode, coherence, exact):
+def test_energy_and_length_agree_with_a_loop(mode, form, exact):
     logits_TV, ids_T, spans, mask_Y, offsets = inputs()
     log_prob_T, squares_T = passed(logits_TV, ids_T)
-    found_R2 = score_weights(log_prob_T, mask_Y, spans, mode, squares_T if exact else None, coherence)
-    rows = by_loop(logits_TV, ids_T, offsets, exact, coherence)
+    found_R2 = score_weights(log_prob_T, mask_Y, spans, mode, squares_T if exact else None, form)
+    rows = by_loop(logits_TV, ids_T, offsets, exact, form)
     if mode == "seq-mean-token-mean":
         rows = [(energy / max(length, 1) ** 2, 1 / length if length else 0.0) for energy, length in rows]
     assert found_R2.dtype == torch.float32
@@ -67,7 +68,7 @@ def test_the_exact_energy_is_the_squared_norm_of_the_gradient():
     logits_TV.requires_grad_()
     log_prob_T = logits_TV.log_softmax(1).gather(1, ids_T.roll(-1).unsqueeze(1)).squeeze(1)
     squares_T = passed(logits_TV.detach(), ids_T)[1]
-    found_R2 = score_weights(log_prob_T.detach(), mask_Y, spans, "token-mean", squares_T, 0.0)
+    found_R2 = score_weights(log_prob_T.detach(), mask_Y, spans, "token-mean", squares_T, EnergyForm(0.0, 0.0))
     for row, (_, mask) in enumerate(ROWS):
         first = int(spans.prompt_end[row]) - 1
         score = (log_prob_T[first : first + len(mask)] * torch.tensor(mask)).sum()
@@ -78,8 +79,9 @@ def test_the_exact_energy_is_the_squared_norm_of_the_gradient():
 def test_sure_tokens_keep_their_digits_and_masked_ones_do_not_matter():
     spans = token_spans(torch.arange(5), torch.tensor([0, 5]), torch.tensor([3]), None)
     log_prob_T = torch.tensor([math.nan, -1e-9, math.nan, 0.0, math.nan])
-    found_R2 = score_weights(log_prob_T, torch.tensor([1, 0, 1]), spans, "token-mean")
-    assert found_R2[0].tolist() == [pytest.approx(1e-18, rel=1e-6), 2.0]
+    for surprise, energy in ((0.0, 1e-18), (1.0, 1e-36)):
+        found_R2 = score_weights(log_prob_T, torch.tensor([1, 0, 1]), spans, "token-mean", form=EnergyForm(surprise))
+        assert found_R2[0].tolist() == [pytest.approx(energy, rel=1e-6), 2.0]
     rounded_T = torch.full((5,), 1.0 - 1e-7)  # sum of squares below what the chosen token alone gives
     assert score_weights(torch.zeros(5), torch.ones(3), spans, "token-mean", rounded_T)[0, 0] == 0.0
     unknown_R2 = score_weights(log_prob_T, torch.ones(3), spans, "token-mean")
