@@ -11,6 +11,7 @@ python -m recipe.poise.compare check launch/runs/compare/_thresholds.yaml docs/l
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def read_all(paths: list[str]) -> tuple[list[Run], list[str]]:
 
 def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """The folders of all runs, and whether all are done."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the launcher under way is ended, not left behind
+        signal.signal(number, _interrupted)
     if arguments.task is not None:
         os.environ[TASK] = arguments.task
     matrix = cells(arguments.files, arguments.seeds)
@@ -99,6 +102,10 @@ def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
         what = "done" if status == 0 else f"ended with status {status}; the same command goes on"
         print(f"[{number}/{len(matrix)}] {cell.root.name}: {what} ({seconds / 60:.1f} min)", flush=True)
     return [str(cell.root) for cell in matrix], complete
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def report(arguments: argparse.Namespace) -> int:
