@@ -90,8 +90,8 @@ def read_all(paths: list[str]) -> tuple[list[Run], list[str]]:
 
 def run_matrix(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """The folders of all runs, and whether all are done."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the launcher under way is ended, not left behind
-        signal.signal(number, _interrupted)
+    for asked in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the launcher under way is ended, not left behind
+        signal.signal(asked, _interrupted)
     if arguments.task is not None:
         os.environ[TASK] = arguments.task
     matrix = cells(arguments.files, arguments.seeds)
