@@ -25,6 +25,7 @@ for _name, _value in {
 SHARING = {"test_training": "unbroken", "test_evaluate": "unbroken"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     """End-to-end and Slurm tests last: what breaks quickly is seen quickly. The sort is stable."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slurm", "e2e")))

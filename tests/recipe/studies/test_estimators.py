@@ -160,7 +160,9 @@ def test_the_probe_is_asked_in_steps_and_says_nothing_of_its_own_prompt():
     pool, scores = planted(prompts=96)
     assert sorted(torch.cat(adv.steps(pool, 2, 64)).tolist()) == list(range(len(pool.reward_R)))
     assert all(len(part) % 2 == 0 and len(part) <= 64 for part in adv.steps(pool, 2, 64))
-    for form in (adv.ProbeForm(True, "fresh"), adv.ProbeForm(False, "lagged"), adv.ProbeForm(True, "fresh", True)):
+    # of one Bernoulli the best baseline is 1 - p, which no rising link says: it would be a constant of earlier steps
+    weighted = [adv.ProbeForm(True, "fresh", alone, "fit") for alone in (False, True)]
+    for form in (*weighted, adv.ProbeForm(False, "lagged"), adv.ProbeForm(False, "fresh")):
         n = 1 if form.prompt_only else 2
         run = adv.ProbeRun(form, pool, scores.norm_R + 0.1, n, 64, None, 0)
         baseline_R = pool.reward_R - run.advantages(pool, scores.norm_R + 0.1)[0]
