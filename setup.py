@@ -53,7 +53,6 @@ EXTRAS_REQUIRE = {
     "ifeval": IFEVAL,
     "dev": [
         *IFEVAL,
-        "filelock",
         "hypothesis",
         "mypy",
         "pytest",

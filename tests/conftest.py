@@ -2,8 +2,6 @@
 
 import os
 
-import pytest
-
 # As launch/env.sh exports them, for a pytest that is started by hand; Ray's workers and subprocesses inherit them.
 for _name, _value in {
     "TORCHDYNAMO_DISABLE": "1",
@@ -21,14 +19,6 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
-# Modules that share a run which costs a minute; with xdist a group's tests stay with one process.
-SHARING = {"test_training": "unbroken", "test_evaluate": "unbroken"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     """End-to-end and Slurm tests last: what breaks quickly is seen quickly. The sort is stable."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slurm", "e2e")))
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group(SHARING.get(item.path.stem, item.path.stem)))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 MARK = "POISE_TEST_RUN"
@@ -170,12 +169,9 @@ def kill_marked():
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory) -> Path:
     """The embedded default's model and data, with a warm start of a few steps."""
-    several = "PYTEST_XDIST_WORKER" in os.environ  # then processes share the folder above their own
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if several else base) / "assets"
+    folder = tmp_path_factory.mktemp("assets")
     command = [sys.executable, "-m", "recipe.poise.quickstart.prepare", "--out", str(folder), "--fast"]
-    with FileLock(f"{folder}.lock"):  # what is made and whole is not made again
-        subprocess.run(command, cwd=ROOT, check=True, timeout=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    subprocess.run(command, cwd=ROOT, check=True, timeout=240, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     return folder
 
 
