@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from probe import ProbeSettings, state, weights
+from probe import FeatureLayout, ProbeSettings, state, weights
+from probe.estimators import Ridge
 from probe.estimators.linear import fit_sigmoid
 from probe.ridge_path import ridge_path
 from recipe.poise.studies.value_scores import over_seeds
@@ -103,11 +104,10 @@ def linked(rows: Window, x_NF: Tensor, count_N: Tensor | None) -> Value:
 
 
 def weighted_regression(rows: Window, x_NF: Tensor, count_N: Tensor | None) -> Value:
-    """Rows count by energy throughout; clipped to the rewards' range."""
-    energy_N = weights.relative(rows.energy_N)
-    solution = ridge_path(x_NF, rows.reward_N, rows.group_N, PENALTIES, weight_N=energy_N)
-    mean_F = weights.mean(x_NF, energy_N)
-    return lambda x: ((x - mean_F) @ solution.coefficient_K + solution.intercept).clamp(0.0, 1.0)
+    """Rows count by energy throughout, as `poise.probe.weighted=fit` has it."""
+    ridge = Ridge(FeatureLayout(("state",), (x_NF.shape[1],)), PENALTIES, weighted="fit")
+    ridge.fit(x_NF, rows.reward_N, rows.group_N, rows.energy_N)
+    return lambda x: ridge.predict(x).double()
 
 
 def constant(rows: Window, x_NF: Tensor, count_N: Tensor | None) -> Value:

@@ -160,8 +160,7 @@ def test_the_probe_is_asked_in_steps_and_says_nothing_of_its_own_prompt():
     pool, scores = planted(prompts=96)
     assert sorted(torch.cat(adv.steps(pool, 2, 64)).tolist()) == list(range(len(pool.reward_R)))
     assert all(len(part) % 2 == 0 and len(part) <= 64 for part in adv.steps(pool, 2, 64))
-    # of one Bernoulli the best baseline is 1 - p, which no rising link says: it would be a constant of earlier steps
-    weighted = [adv.ProbeForm(True, "fresh", alone, "fit") for alone in (False, True)]
+    weighted = [adv.ProbeForm(True, "fresh", alone, where) for alone in (False, True) for where in ("fit", "link")]
     for form in (*weighted, adv.ProbeForm(False, "lagged"), adv.ProbeForm(False, "fresh")):
         n = 1 if form.prompt_only else 2
         run = adv.ProbeRun(form, pool, scores.norm_R + 0.1, n, 64, None, 0)
@@ -173,5 +172,8 @@ def test_the_probe_is_asked_in_steps_and_says_nothing_of_its_own_prompt():
         assert float(other_R[0]) == pytest.approx(float(baseline_R[0]), abs=1e-6)
         in_step = adv.steps(pool, n, 64)[0]
         differs = not torch.allclose(other_R[in_step[n:]], baseline_R[in_step[n:]], atol=1e-7)
-        assert differs == (form.fit == "fresh")
+        # of one Bernoulli the best baseline is 1 - p, which no rising link says: it is a constant of earlier steps here
+        falls = form.weighted and form.where == "link"
+        assert differs == (form.fit == "fresh" and not falls)
+        assert not falls or run.bank.probes[0].estimator.slope_ == 0.0
         assert torch.allclose(other_R[in_step[-1] + 8 :], baseline_R[in_step[-1] + 8 :], atol=1e-6)

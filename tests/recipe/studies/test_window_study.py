@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from probe import Crossing, FeatureLayout, ProbeBank, ProbeSettings
+from probe.estimators import Ridge
 from recipe.poise.studies.window_study import CONSTANT, FORMS, errors, main, newest, read_window
 
 LAYOUT = FeatureLayout(("prompt", "response", "length"), (4, 3, 1))
@@ -62,9 +63,23 @@ def test_the_constants_error_is_that_of_a_loop(tmp_path):
     assert found[f"{CONSTANT}, halving in 4 steps"] == pytest.approx(halving / total, rel=1e-9)
 
 
-def test_what_the_state_tells_is_found_and_more_of_it_by_the_link(tmp_path):
-    found = errors(read_window(newest(saved(tmp_path)[0]), "prompt"))
-    assert found[LINK] < found[REGRESSION] < 0.95
+def test_the_forms_are_those_of_the_probe_and_find_what_the_state_tells(tmp_path):
+    """Step by step with the product's own estimator, weights here and there."""
+    window = read_window(newest(saved(tmp_path)[0]), "prompt")
+    found, total = errors(window), dict.fromkeys(("link", "fit", "constant"), 0.0)
+    for step in range(9, 15):
+        past, now = window.where(window.step_N < step), window.where(window.step_N == step)
+        constant = (past.energy_N * past.reward_N).sum() / past.energy_N.sum()
+        said = {"constant": constant.expand(len(now.reward_N))}
+        for weighted in ("link", "fit"):
+            ridge = Ridge(FeatureLayout(("prompt",), (4,)), weighted=weighted)
+            ridge.fit(past.feature_NF, past.reward_N, past.group_N, past.energy_N)
+            said[weighted] = ridge.predict(now.feature_NF)
+        for name, value in said.items():
+            total[name] += float((now.energy_N * (now.reward_N - value) ** 2).sum())
+    assert found[LINK] == pytest.approx(total["link"] / total["constant"], rel=1e-3)
+    assert found[REGRESSION] == pytest.approx(total["fit"] / total["constant"], rel=1e-3)
+    assert max(found[LINK], found[REGRESSION]) < 0.95
     assert found["the same, rows' counts halve in 4 steps"] > found[LINK]  # nothing changes here: old rows are as good
 
 
