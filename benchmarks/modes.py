@@ -116,7 +116,7 @@ def table(found: dict[tuple[str, str, bool], dict[str, float]]) -> str:
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    options.add_argument("--task", default="uneven", choices=("quickstart", "uneven"))
+    options.add_argument("--task", default="uneven", choices=("quickstart", "uneven", "wide"))
     options.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options.add_argument("--steps", type=int, default=10)

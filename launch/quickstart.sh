@@ -7,7 +7,8 @@ usage() {
 usage: bash launch/quickstart.sh [--task NAME] [--out DIR] [--fresh] [hydra overrides...]
 
 Sets up .venv, makes the small default model and its data, trains with POISE and draws the figure.
-  --task NAME quickstart (default), or uneven: prompts of very unequal difficulty, longer responses
+  --task NAME quickstart (default), uneven: prompts of very unequal difficulty, longer responses, or wide: most
+              prompts too hard
   --out DIR   where everything goes (default: outputs/NAME)
   --fresh     train again although DIR holds a finished run with the same settings
 Overrides go to recipe.poise.main_poise, for instance: trainer.total_training_steps=20 algorithm.adv_estimator=rloo
@@ -34,7 +35,7 @@ while (($#)); do
 done
 
 case "$TASK" in
-  quickstart | uneven) ;;
+  quickstart | uneven | wide) ;;
   *) usage >&2 && echo "unknown task: $TASK" >&2 && exit 2 ;;
 esac
 OUT=${OUT:-outputs/$TASK}

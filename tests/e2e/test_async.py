@@ -106,6 +106,7 @@ def test_a_run_whose_rollout_server_is_killed_ends_and_says_so(killed):
     assert "the rollout server at " in run.log and "goes on from its newest checkpoint" in run.log
 
 
+@pytest.mark.extended
 def test_it_goes_on_from_its_newest_checkpoint(resumed, killed):
     newest, run = resumed
     assert newest % 2 == 0 and newest >= 2 and newest + 1 in run.metrics

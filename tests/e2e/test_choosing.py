@@ -1,10 +1,13 @@
-"""Prompts are chosen in a real run: candidates through the actor's engine, the same choices after a resume."""
+"""Prompts are chosen in a real run: candidates through the actor's engine, the same choices after a resume; open ones
+get more rollouts, whose rows weigh by the energy of their scores."""
 
 import json
 import shutil
 from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from recipe.poise.studies import prompt_study
 
@@ -69,6 +72,7 @@ def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path)
         assert all(0 <= found["mae"] <= 1 for found in item["results"].values())
 
 
+@pytest.mark.extended
 def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):
     run = start(
         tmp_path, "trainer.n_gpus_per_node=1", "trainer.total_training_steps=4", "trainer.save_freq=-1",
@@ -83,36 +87,51 @@ def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):
         )
 
 
-def test_two_ranks_lora_padding_long_prompts_and_the_asynchronous_mode(start, tmp_path):
-    """Prompts are cut to 12 tokens, as the rollout cuts them; rows are padded, micro-batches of a fixed size."""
-    run = start(
-        tmp_path, "trainer.n_gpus_per_node=2", "trainer.v1.trainer_mode=colocate_async",
-        "trainer.total_training_steps=3", "trainer.save_freq=2", "poise.select.rule=energy",
-        "poise.select.max_age=3", "actor_rollout_ref.model.use_remove_padding=False",
-        "actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True", "data.max_prompt_length=12",
-        "actor_rollout_ref.actor.use_dynamic_bsz=False", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
-        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=False",
-        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8", "critic.ppo_micro_batch_size_per_gpu=8",
+@pytest.fixture(scope="module")
+def adaptive(start, tmp_path_factory):
+    """Three steps with more rollouts for open prompts; the pass knows the exact energy, the heaviest tenth is cut."""
+    return start(
+        tmp_path_factory.mktemp("adaptive"), "trainer.n_gpus_per_node=1", "trainer.total_training_steps=3",
+        "trainer.save_freq=3", "poise.rollouts=adaptive", "poise.weight_cap=0.9",
+        "actor_rollout_ref.actor.calculate_sum_pi_squared=True",
     )  # fmt: skip
-    assert sorted(run.metrics) == [1, 2, 3]
-    assert run.metrics[3]["poise/prompt_pass_tokens"] <= 64 * 12
-    assert all(step["prompt_length/max"] <= 12 for step in run.metrics.values())
-    assert (run.checkpoints / "global_step_2/select/probe.json").exists()
-    assert {"rate", "value", "energy"} == {
-        path.name for path in (run.checkpoints / "global_step_2/critic/prompts").iterdir()
-    }
 
 
-def test_open_prompts_get_more_rollouts_within_the_budget(start, tmp_path):
-    run = start(
-        tmp_path, "trainer.n_gpus_per_node=1", "trainer.total_training_steps=3", "trainer.save_freq=-1",
-        "poise.rollouts=adaptive",
-    )  # fmt: skip
-    assert sorted(run.metrics) == [1, 2, 3]
-    for number, step in run.metrics.items():
-        counts = Counter(asked(run, number)).values()
+@pytest.mark.extended
+def test_open_prompts_get_more_rollouts_within_the_budget(adaptive):
+    assert sorted(adaptive.metrics) == [1, 2, 3]
+    for number, step in adaptive.metrics.items():
+        counts = Counter(asked(adaptive, number)).values()
         assert len(counts) == step["rollout/prompts"] == 16 and sum(counts) == step["rollout/rows"] == 32
         single = sum(count == 1 for count in counts) / 16
         assert step["poise/select_single_share"] == pytest.approx(single)
-        assert step["actor/grad_norm"] >= 0
-    assert run.metrics[1]["poise/select_rollouts_spread"] == 0.0  # nothing is known yet: two each
+        assert step["actor/grad_norm"] > 0
+    assert adaptive.metrics[1]["poise/select_rollouts_spread"] == 0.0  # nothing is known yet: two each
+
+
+@pytest.mark.extended
+def test_the_probe_gives_the_baselines_from_the_first_step(adaptive):
+    assert adaptive.metrics[1]["poise/share_probe"] == 1.0
+    for number, step in adaptive.metrics.items():
+        # absent where all siblings agree, as in any small step: RLOO's error is then zero
+        assert ("poise/gradient_variance_ratio" in step) == (step["poise/advantage_variance_rloo"] > 0)
+        assert 0 < step["poise/window_rows"] <= number * 32
+        assert {"poise/mae", "poise/weight_probe", "poise/error_rloo"} <= set(step)  # honest from the first step on
+
+
+@pytest.mark.extended
+def test_the_window_holds_what_rows_weigh(adaptive):
+    folder = adaptive.checkpoints / "global_step_3/critic"
+    manifest = json.loads((folder / "probe.json").read_text())
+    assert manifest["identity"]["crossing"] == {
+        "weights": "energy", "weight_cap": 0.9, "fit": "fresh", "prompt_blocks": ["prompt"],
+        "coherence": 0.1, "surprise": 1.0,
+    }  # fmt: skip
+    tensors = load_file(folder / "probe.safetensors")
+    weight_N, uncapped_N, step_N = (tensors[f"0.window.{name}"] for name in ("weight", "uncapped", "step"))
+    assert (uncapped_N >= 0).all() and len(uncapped_N.unique()) > len(uncapped_N) / 2
+    assert torch.equal(weight_N[step_N == 1], uncapped_N[step_N == 1])  # nothing earlier to be capped by
+    for step in (2, 3):
+        earlier_N, now_N = uncapped_N[step_N < step], step_N == step
+        cap = torch.quantile(earlier_N.double(), 0.9).float()
+        torch.testing.assert_close(weight_N[now_N], uncapped_N[now_N].clamp(max=cap))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.extended, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 PROBLEMS, K = 16, 16  # all that the small default has
 

@@ -26,7 +26,7 @@ def quickstart(out: Path, limit_s: int, kill_marked) -> str:
         result = subprocess.run(
             ["bash", "launch/quickstart.sh", "--out", str(out), *SHORT],
             cwd=ROOT,
-            env=os.environ | {"POISE_PREPARE_ARGS": "--fast", "POISE_TEST_RUN": mark},
+            env=os.environ | {"POISE_PREPARE_ARGS": "--train-prompts 128 --val-prompts 16", "POISE_TEST_RUN": mark},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

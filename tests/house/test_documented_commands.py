@@ -64,7 +64,7 @@ def composed(name: str, overrides: list[str]):
         config = compose(name, overrides=overrides)
     if config.algorithm.adv_estimator == "poise":
         check_config(config)
-    if name not in ("poise_quickstart", "poise_uneven"):
+    if name not in ("poise_quickstart", "poise_uneven", "poise_wide"):
         validate_config(config, need_reference_policy(config), need_critic(config))
     return config
 

@@ -23,7 +23,7 @@ def test_one_version_everywhere():
 def test_the_workflow_runs_the_test_command():
     workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
     steps = workflow["jobs"]["tests"]["steps"]
-    assert [step["run"] for step in steps if "run" in step][-1] == "bash launch/test.sh"
+    assert [step["run"] for step in steps if "run" in step][-1] == "bash launch/test.sh --all"
 
 
 def test_the_dockerfiles_commands_and_files():

@@ -57,7 +57,7 @@ def test_domains_and_their_windows():
     assert [probe.rows_of(name) for name in probe.domain_names] == [4096, 3072, 4096]
 
 
-@pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart", "poise_uneven"])
+@pytest.mark.parametrize("name", ["poise_trainer", "poise_quickstart", "poise_uneven", "poise_wide"])
 def test_run_configs_pass(name):
     assert check_config(composed(name=name)).num_tokens == 10
 

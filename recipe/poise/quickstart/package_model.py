@@ -11,7 +11,8 @@ from recipe.poise.quickstart.registry import TASKS
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="package_model", description="Train the model of an embedded task anew.")
-    options.add_argument("--task", choices=TASKS, default="quickstart")
+    own = [name for name, task in TASKS.items() if task.packaged_as == name]
+    options.add_argument("--task", choices=own, default="quickstart")
     task = TASKS[options.parse_args().task]
     torch.set_num_threads(1)  # the same sums in the same order, wherever it runs
     settings, tokenizer, folder = default_settings(task), new_tokenizer(task), FOLDER / task.name

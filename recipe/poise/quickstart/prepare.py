@@ -41,7 +41,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the manifest."""
-        return {**self.model_record(), **asdict(self), "problems": PROBLEMS}
+        return {**self.model_record(), **asdict(self), "problems": PROBLEMS, **TASKS[self.task].recorded_asked()}
 
     def model_record(self) -> dict[str, Any]:
         """As plain data, what the weights depend on."""
@@ -96,7 +96,7 @@ def build(folder: Path, settings: Settings, training: bool) -> dict[str, float]:
     write_rows(trained, "train", folder / "train.parquet")
     write_rows(asked, "val", folder / "val.parquet")
     tokenizer = new_tokenizer(task)
-    model = None if training else packaged_model(settings.model_record(), tokenizer, FOLDER / task.name)
+    model = None if training else packaged_model(settings.model_record(), tokenizer, FOLDER / task.packaged_as)
     model = model or trained_model(settings, tokenizer)
     measured = {
         "start": accuracy(model, tokenizer, asked, max_new_tokens=task.max_response),

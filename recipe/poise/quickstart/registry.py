@@ -1,10 +1,10 @@
 """The embedded tasks by name: what differs between them, so that everything else is written once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from recipe.poise.quickstart import behaviours, model, tasks, uneven, uneven_behaviours
+from recipe.poise.quickstart import behaviours, model, tasks, uneven, uneven_behaviours, wide
 from recipe.poise.quickstart.behaviours import Behaviour
 from recipe.poise.quickstart.tasks import Part, Problem, Source
 
@@ -15,6 +15,7 @@ class Task:
 
     name: str
     levels: Sequence[Source]
+    """Of the warm start, and of training and validation unless `asked` says otherwise."""
     careful: Behaviour
     first_lesson: Behaviour
     """What the warm start shows first, alone: the careful way."""
@@ -37,17 +38,30 @@ class Task:
     """Parts of a batch, by length, so that short demonstrations are not padded to the longest."""
     val_prompts: int
     train_prompts: int = 2560
+    asked: Sequence[Source] | None = None
+    """Of training and validation, where they are not the warm start's."""
+    model_of: str | None = None
+    """The task whose packaged model this one starts from, where it has none of its own."""
+
+    @property
+    def packaged_as(self) -> str:
+        """The task whose packaged model it is."""
+        return self.model_of or self.name
 
     def recorded_levels(self) -> list[dict[str, Any]]:
         return [asdict(level) for level in self.levels]  # type: ignore[call-overload]
 
+    def recorded_asked(self) -> dict[str, Any]:
+        """What training and validation ask, where that is of their own."""
+        return {"asked": [asdict(level) for level in self.asked]} if self.asked else {}  # type: ignore[call-overload]
+
     def distinct_problems(self, part: Part, count: int, seed: int) -> list[Problem]:
         """`count` problems of one part with different questions."""
-        return tasks.distinct_problems(part, count, seed, self.levels)
+        return tasks.distinct_problems(part, count, seed, self.levels if part == "warm" else self.asked or self.levels)
 
     def validation_problems(self, count: int, seed: int) -> list[Problem]:
         """Held-out problems, as many of each family."""
-        return tasks.balanced_problems("val", count, seed, self.levels)
+        return tasks.balanced_problems("val", count, seed, self.asked or self.levels)
 
 
 QUICKSTART = Task(
@@ -91,4 +105,5 @@ UNEVEN = Task(
     micro_batches=4,
     val_prompts=192,
 )
-TASKS = {task.name: task for task in (QUICKSTART, UNEVEN)}
+WIDE = replace(QUICKSTART, name="wide", asked=wide.ASKED, model_of=QUICKSTART.name)
+TASKS = {task.name: task for task in (QUICKSTART, UNEVEN, WIDE)}

@@ -105,7 +105,7 @@ def test_the_task_changes_the_config_and_the_folder_and_nothing_else(monkeypatch
         assert runs[task].root == tmp_path / "compare" / task / "poise_s0"
         assert f"--task {task} --seed 0 --model-seed 0" in runs[task].prepare[0]
     configs = {task: resolved(run, cluster=False) for task, run in runs.items()}
-    assert [config.data.max_response_length for config in configs.values()] == [64, 192]
+    assert [config.data.max_response_length for config in configs.values()] == [64, 192, 64]
     assert len({config.data.train_batch_size for config in configs.values()}) == 1
 
 

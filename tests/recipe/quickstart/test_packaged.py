@@ -9,7 +9,7 @@ import pytest
 from recipe.poise.quickstart.packaged import FOLDER, RECORD, WEIGHTS, DamagedModel, digest_of_tokenizer, packaged_model
 from recipe.poise.quickstart.prepare import MANIFEST, default_settings, new_tokenizer, prepare, settings_of
 from recipe.poise.quickstart.prepare import parser as options
-from recipe.poise.quickstart.registry import QUICKSTART, TASKS, UNEVEN
+from recipe.poise.quickstart.registry import QUICKSTART, TASKS, UNEVEN, WIDE
 from recipe.poise.quickstart.warm_start import accuracy
 
 # The quickstart's results in the documents are of these weights.
@@ -24,8 +24,8 @@ def tokenizer():
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_it_is_small_and_its_digest_is_the_recorded_one(task):
-    record = json.loads((FOLDER / task.name / RECORD).read_text())
-    content = (FOLDER / task.name / WEIGHTS).read_bytes()
+    record = json.loads((FOLDER / task.packaged_as / RECORD).read_text())
+    content = (FOLDER / task.packaged_as / WEIGHTS).read_bytes()
     assert len(content) < 3e6
     assert hashlib.sha256(content).hexdigest() == record["weights"]
     assert record["settings"] == default_settings(task).model_record()
@@ -38,10 +38,12 @@ def test_the_quickstarts_weights_and_tokenizer_stay(tokenizer):
 
 
 # The uneven task's careful opening is also how tired and circling responses begin, so it promises less.
-@pytest.mark.parametrize(("task", "reliable", "start"), [(QUICKSTART, 0.7, (0.2, 0.5)), (UNEVEN, 0.3, (0.25, 0.5))])
+@pytest.mark.parametrize(
+    ("task", "reliable", "start"), [(QUICKSTART, 0.7, (0.2, 0.5)), (UNEVEN, 0.3, (0.25, 0.5)), (WIDE, 0.2, (0.05, 0.3))]
+)
 def test_it_can_what_the_warm_start_teaches(task, reliable, start):
     tokenizer = new_tokenizer(task)
-    model = packaged_model(default_settings(task).model_record(), tokenizer, FOLDER / task.name)
+    model = packaged_model(default_settings(task).model_record(), tokenizer, FOLDER / task.packaged_as)
     asked = task.distinct_problems("val", 128, 0)
     assert accuracy(model, tokenizer, asked, task.careful_opening, task.max_response) > reliable
     assert start[0] < accuracy(model, tokenizer, asked, max_new_tokens=task.max_response) < start[1]
