@@ -1,6 +1,7 @@
-"""A trainer and a rollout server that stand apart, for real: it trains, the server is killed, it ends, it goes on.
+"""A trainer and a rollout server that stand apart, for real: it trains, the server is killed, it ends, it goes on; the
+same without a log-prob pass.
 
-Two starts: each costs a minute or more.
+Four starts: each costs a minute or more.
 """
 
 import json
@@ -113,3 +114,30 @@ def test_it_goes_on_from_its_newest_checkpoint(resumed, killed):
     step = run.metrics[newest + 1]
     assert step["training/global_step"] == newest + 1 and step["poise/window_rows"] == 32 * (newest + 1)
     assert step["rollout/rows"] == 32 and step["actor/grad_norm"] > 0
+
+
+BYPASS = (
+    *SEPARATE, "actor_rollout_ref.hybrid_engine=False", "algorithm.rollout_correction.bypass_mode=True",
+    "poise.states=[prompt]", "poise.signals=[]", "trainer.save_freq=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bypassed(run_poise, assets, small, tmp_path_factory):
+    """Without a log-prob pass: a step, and a second one by the same command that goes on from its checkpoint."""
+    folder = tmp_path_factory.mktemp("bypassed")
+    for steps in (1, 2):
+        run = run_poise(folder, assets, *small, *BYPASS, f"trainer.total_training_steps={steps}", limit_s=900)
+    return run
+
+
+@pytest.mark.extended
+def test_it_trains_and_goes_on_without_a_log_prob_pass(bypassed):
+    assert {1, 2} <= set(bypassed.metrics)
+    for number in (1, 2):
+        step = bypassed.metrics[number]
+        assert "actor/entropy" not in step and step["poise/state_pass_tokens"] > 16 * 4
+        assert step["poise/rows"] == 32 and step["poise/window_rows"] == 32 * number
+        assert step["poise/left_out_features"] == 0 and step["actor/grad_norm"] > 0
+    saved = json.loads((bypassed.checkpoints / "global_step_2/critic/probe.json").read_text())
+    assert saved["identity"]["feature_order"] == ["prompt"] and saved["content"]["updates"] == 4
