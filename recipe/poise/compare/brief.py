@@ -10,7 +10,7 @@ from recipe.poise.compare.readers import ReadError
 from recipe.poise.compare.tables import MISSING, Cell, Table, accuracy, cell
 
 START, END = "<!-- leaderboard in short -->", "<!-- end of the leaderboard in short -->"
-SHOWN = ("poise", "poise_n1", "energy_constant", "rloo", "grpo", "dapo")
+SHOWN = ("poise", "poise_select", "poise_n1", "energy_constant", "rloo", "grpo", "dapo")
 BASELINE = "dapo"
 ROLLOUTS = "actor_rollout_ref.rollout.n"
 
@@ -19,7 +19,7 @@ def brief_table(boards: Sequence[Board], shown: Sequence[str] = SHOWN) -> Table:
     """A row for each method that a board has; costs are shares of what the baseline paid, medians over seeds."""
     header = ["", "rollouts per prompt"]
     for board in boards:
-        header += [f"{board.task}: final accuracy", "area over tokens", f"tokens to {BASELINE}'s accuracy", "seconds"]
+        header += [f"{board.task}: final accuracy", "area over tokens", f"tokens to {BASELINE}'s accuracy"]
     rows = []
     for name in shown:
         found = [board.method(name) for board in boards]
@@ -32,16 +32,15 @@ def brief_table(boards: Sequence[Board], shown: Sequence[str] = SHOWN) -> Table:
             for what, form in (("final", accuracy), ("area_over_tokens", accuracy)):
                 scores = contrast.scores(method, what, board.horizon) if method else {}
                 row.append(Cell(cell(leaderboard.spread(list(scores.values())), form).text))
-            for what in ("tokens", "seconds"):
-                same = name == BASELINE or method is None or baseline is None
-                costs = {} if same else contrast.costs(method, baseline, what)  # type: ignore[arg-type]
-                median = contrast.median_of(list(costs.values()))
-                row.append(Cell("" if median is None else leaderboard.share(median.center)))
+            same = name == BASELINE or method is None or baseline is None
+            costs = {} if same else contrast.costs(method, baseline, "tokens")  # type: ignore[arg-type]
+            median = contrast.median_of(list(costs.values()))
+            row.append(Cell("" if median is None else leaderboard.share(median.center)))
         rows.append(row)
     seeds = {len(method.runs) for board in boards for name in shown if (method := board.method(name))}
     many = str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     caption = (
-        f"Means over {many} seeds. Tokens, seconds: what was paid until the last accuracy of {BASELINE}'s run of the "
+        f"Means over {many} seeds. Tokens: what was paid until the last accuracy of {BASELINE}'s run of the "
         "same seed was first reached, over what that run paid until then, median."
     )
     return Table("In short", caption, header, rows)
