@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Linters, types, unit tests and the central real runs; with --all every mode and restart for real, too. Other arguments
-# go to pytest: bash launch/test.sh -m 'not e2e' -k window
+# Linters, types, unit tests and the central real runs: POISE stopped and resumed, the quickstart, a job on a Ray cluster.
+# With --all every mode for real, too. Other arguments go to pytest: bash launch/test.sh -m 'not e2e' -k window
 set -euo pipefail
 
 # shellcheck source=launch/env.sh
@@ -27,7 +27,7 @@ stage shellcheck shellcheck -x launch/*.sh .ci/run
 if (($#)) && [[ $* != --all ]]; then
   stage pytest poise_run python -m pytest "$@"
 else # a file's tests stay together; those that start Ray and train want the machine for themselves
-  stage "pytest, side by side" poise_run python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not e2e and not long"
-  (($#)) && real="e2e and not long" || real="e2e and not extended and not long"
-  stage "pytest, end to end" poise_run python -m pytest -m "$real"
+  (($#)) && which="not long" || which="not extended and not long"
+  stage "pytest, side by side" poise_run python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not e2e and $which"
+  stage "pytest, end to end" poise_run python -m pytest -m "e2e and $which"
 fi

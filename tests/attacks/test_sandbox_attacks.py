@@ -371,6 +371,7 @@ def test_an_interpreter_in_tmp_is_refused_with_the_reason(sandbox, tmp_path):
         LocalSandbox(python=str(link))
 
 
+@pytest.mark.extended
 def test_every_attack_as_another_user():
     """As root, this file's attacks once more from a user without any right."""
     if os.geteuid() != 0 or os.environ.get("POISE_ATTACKS_AS"):

@@ -114,6 +114,7 @@ def assert_no_exception(responses: list[str]) -> None:
         assert not verdict.failed or "no result within" in verdict.reason, (source, truth, text[:200], verdict)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("form", FORMS)
 def test_whatever_a_model_writes_is_judged(form):
     assert_no_exception([form.replace("%s", text) for text in HOSTILE])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.extended, pytest.mark.timeout(1500)]
 
 SEPARATE = (
     "trainer.v1.trainer_mode=separate_async",
@@ -107,7 +107,6 @@ def test_a_run_whose_rollout_server_is_killed_ends_and_says_so(killed):
     assert "the rollout server at " in run.log and "goes on from its newest checkpoint" in run.log
 
 
-@pytest.mark.extended
 def test_it_goes_on_from_its_newest_checkpoint(resumed, killed):
     newest, run = resumed
     assert newest % 2 == 0 and newest >= 2 and newest + 1 in run.metrics
@@ -131,7 +130,6 @@ def bypassed(run_poise, assets, small, tmp_path_factory):
     return run
 
 
-@pytest.mark.extended
 def test_it_trains_and_goes_on_without_a_log_prob_pass(bypassed):
     assert {1, 2} <= set(bypassed.metrics)
     for number in (1, 2):

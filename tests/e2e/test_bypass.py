@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from recipe.poise.capture.hook import resolve_block
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.extended, pytest.mark.timeout(1200)]
 HERE = Path(__file__).parent
 BYPASS = (
     "algorithm.rollout_correction.bypass_mode=True",
@@ -99,7 +99,6 @@ def test_rows_of_a_prompt_have_its_state_and_weigh_by_the_rollouts_log_probs(unb
     assert len(seen) == 16
 
 
-@pytest.mark.extended
 def test_a_resumed_run_goes_on_as_the_unbroken_one(unbroken, run_poise, small, assets, tmp_path):
     run = run_poise(
         tmp_path, assets, *small, *BYPASS, "trainer.save_freq=-1", "trainer.resume_mode=resume_path",
@@ -143,7 +142,6 @@ def turns(run_poise, small, assets, tmp_path_factory):
         )  # fmt: skip
 
 
-@pytest.mark.extended
 def test_a_session_is_one_rollout_however_many_outputs_it_gives(turns):
     assert sorted(turns.metrics) == [1, 2]
     for step in turns.metrics.values():
@@ -161,7 +159,6 @@ def test_a_session_is_one_rollout_however_many_outputs_it_gives(turns):
         assert not torch.allclose(feature_ND[first, width:-3], feature_ND[second, width:-3], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.extended
 def test_rejected_rows_are_not_learned(turns):
     learned = 0.0
     for step in turns.metrics.values():

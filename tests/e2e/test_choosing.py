@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from recipe.poise.studies import prompt_study
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.extended, pytest.mark.timeout(1800)]
 
 
 def asked(run, step: int) -> list[str]:
@@ -72,7 +72,6 @@ def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path)
         assert all(0 <= found["mae"] <= 1 for found in item["results"].values())
 
 
-@pytest.mark.extended
 def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):
     run = start(
         tmp_path, "trainer.n_gpus_per_node=1", "trainer.total_training_steps=4", "trainer.save_freq=-1",
@@ -97,7 +96,6 @@ def adaptive(start, tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.mark.extended
 def test_open_prompts_get_more_rollouts_within_the_budget(adaptive):
     assert sorted(adaptive.metrics) == [1, 2, 3]
     for number, step in adaptive.metrics.items():
@@ -109,7 +107,6 @@ def test_open_prompts_get_more_rollouts_within_the_budget(adaptive):
     assert adaptive.metrics[1]["poise/select_rollouts_spread"] == 0.0  # nothing is known yet: two each
 
 
-@pytest.mark.extended
 def test_the_probe_gives_the_baselines_from_the_first_step(adaptive):
     assert adaptive.metrics[1]["poise/share_probe"] == 1.0
     for number, step in adaptive.metrics.items():
@@ -119,7 +116,6 @@ def test_the_probe_gives_the_baselines_from_the_first_step(adaptive):
         assert {"poise/mae", "poise/weight_probe", "poise/error_rloo"} <= set(step)  # honest from the first step on
 
 
-@pytest.mark.extended
 def test_the_window_holds_what_rows_weigh(adaptive):
     folder = adaptive.checkpoints / "global_step_3/critic"
     manifest = json.loads((folder / "probe.json").read_text())
