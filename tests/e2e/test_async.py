@@ -116,7 +116,11 @@ def test_it_goes_on_from_its_newest_checkpoint(resumed, killed):
 
 
 BYPASS = (
-    *SEPARATE, "actor_rollout_ref.hybrid_engine=False", "algorithm.rollout_correction.bypass_mode=True",
+    *(item for item in SEPARATE if "rollout_is" not in item),  # where there is no pass the loss corrects
+    "actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode",
+    "+actor_rollout_ref.actor.policy_loss.rollout_correction.loss_type=reinforce",
+    "+actor_rollout_ref.actor.policy_loss.rollout_correction.rollout_is=sequence",
+    "actor_rollout_ref.hybrid_engine=False", "algorithm.rollout_correction.bypass_mode=True",
     "poise.states=[prompt]", "poise.signals=[]", "trainer.save_freq=1",
 )  # fmt: skip
 
@@ -139,3 +143,4 @@ def test_it_trains_and_goes_on_without_a_log_prob_pass(bypassed):
         assert step["poise/left_out_features"] == 0 and step["actor/grad_norm"] > 0
     saved = json.loads((bypassed.checkpoints / "global_step_2/critic/probe.json").read_text())
     assert saved["identity"]["feature_order"] == ["prompt"] and saved["content"]["updates"] == 4
+    assert bypassed.metrics[1]["actor/rollout_corr/rollout_is_mean"] == pytest.approx(1.0, abs=0.05)
