@@ -146,4 +146,4 @@ def test_it_trains_and_goes_on_without_a_log_prob_pass(bypassed):
         assert step["poise/left_out_features"] == 0 and step["actor/grad_norm"] > 0
     saved = json.loads((bypassed.checkpoints / "global_step_2/critic/probe.json").read_text())
     assert saved["identity"]["feature_order"] == ["prompt"] and saved["content"]["updates"] == 4
-    assert bypassed.metrics[1]["actor/rollout_corr/rollout_is_mean"] == pytest.approx(1.0, abs=0.05)
+    assert bypassed.metrics[1]["actor/rollout_corr/rollout_is_mean"] == pytest.approx(1.0, abs=0.2)
