@@ -128,6 +128,8 @@ def test_an_interrupted_comparison_ends_its_trainer(payload_folder, write_run, g
         [sys.executable, "-m", "recipe.poise.compare", "run", str(path), "--seeds", "0", "--out", str(payload_folder)],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        # not as in a script's background job, which ignores it: these tests may be one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     root = payload_folder / "runs/payload"
     wait_for_trainer(root)
