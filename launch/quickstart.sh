@@ -7,8 +7,8 @@ usage() {
 usage: bash launch/quickstart.sh [--task NAME] [--out DIR] [--fresh] [hydra overrides...]
 
 Sets up .venv, makes the small default model and its data, trains with POISE and draws the figure.
-  --task NAME quickstart (default), uneven: prompts of very unequal difficulty, longer responses, or wide: most
-              prompts too hard
+  --task NAME quickstart (default), uneven: prompts of very unequal difficulty, longer responses, or wide: nearly
+              half of the prompts too hard
   --out DIR   where everything goes (default: outputs/NAME)
   --fresh     train again although DIR holds a finished run with the same settings
 Overrides go to recipe.poise.main_poise, for instance: trainer.total_training_steps=20 algorithm.adv_estimator=rloo

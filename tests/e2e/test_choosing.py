@@ -103,7 +103,7 @@ def test_open_prompts_get_more_rollouts_within_the_budget(adaptive):
         assert len(counts) == step["rollout/prompts"] == 16 and sum(counts) == step["rollout/rows"] == 32
         single = sum(count == 1 for count in counts) / 16
         assert step["poise/select_single_share"] == pytest.approx(single)
-        assert step["actor/grad_norm"] > 0
+        assert step["poise/rows"] == 32 and step["actor/grad_norm"] > 0
     assert adaptive.metrics[1]["poise/select_rollouts_spread"] == 0.0  # nothing is known yet: two each
 
 

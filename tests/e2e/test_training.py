@@ -152,7 +152,7 @@ def test_colocate_async_with_choosing_padding_lora_and_a_feature_dump(run_poise,
     }
 
     dump = read_dumps([tmp_path / "dump"])
-    assert len(dump.reward_N) == 96 and len(dump.group_N.unique()) == 48
+    assert dump.files == 3 * 2 and len(dump.reward_N) == 96 and len(dump.group_N.unique()) == 48
     rewards = [step["critic/score/mean"] for step in run.metrics.values()]
     assert float(dump.reward_N.mean()) == pytest.approx(sum(rewards) / 3, abs=1e-6)
     assert torch.equal(dump.columns(("reward",))[0][:, 0], dump.reward_N)

@@ -8,12 +8,12 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.extended, pytest.mark.timeout(1500)]
 
 FLAKY = '''
-"""Rewards of 0 and 1 by prompt and response, and no judgement on a third of the responses."""
+"""Rewards of 0 and 1 by prompt and response, and no judgement on a third of the responses, or on all."""
 from zlib import crc32
 
-def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, always=False, **kwargs):
     code = crc32(f"{extra_info['index']} {solution_str}".encode())
-    failed, right = code % 3 == 0, code // 3 % 2
+    failed, right = always or code % 3 == 0, code // 3 % 2
     return {"score": 0.0 if failed else float(right), "acc": float(right), "verifier_failed": float(failed)}
 '''
 BOXED = '''
@@ -110,3 +110,13 @@ def test_other_estimators_do_not_learn_from_failed_rows(judged):
     assert step["reward/verifier_failed_share"] == 2 * len(failed) / 32
     assert step["advantage/zero_share"] == pytest.approx(1 - 2 * len(open_groups) / 32)
     assert step["actor/grad_norm"] > 0
+
+
+def test_where_all_rows_failed_nothing_is_learned(flaky, run_poise, assets, tmp_path):
+    grpo = ("algorithm.adv_estimator=grpo", "critic.enable=False", "trainer.total_training_steps=1")
+    always = "+reward.custom_reward_function.reward_kwargs.always=True"
+    run = run_poise(tmp_path, assets, *SMALL, *grpo, flaky, always)
+    assert run.metrics[1]["reward/verifier_failed_share"] == 1.0 and run.metrics[1]["actor/grad_norm"] == 0
+    assert run.metrics[1]["critic/advantages/max"] == run.metrics[1]["critic/advantages/min"] == 0
+    assert run.metrics[1]["advantage/zero_share"] == 1.0
+    assert run.metrics[1]["rollout/generated_tokens"] == 32 * run.metrics[1]["response_length/mean"]

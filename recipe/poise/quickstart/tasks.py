@@ -15,6 +15,8 @@ import reasoning_gym
 
 Part = Literal["warm", "train", "val"]
 
+TRIES = 20_000  # problems in a row that were had already, after which there are no others
+
 # Shares of all possible questions, in percent.
 PART_BOUNDS: dict[Part, int] = {"val": 10, "train": 55, "warm": 100}
 
@@ -111,16 +113,26 @@ def distinct_problems(part: Part, count: int, seed: int, levels: Sequence[Source
 
 def balanced_problems(part: Part, count: int, seed: int, levels: Sequence[Source] = LEVELS) -> list[Problem]:
     """The same with as many problems of each family (the first ones get what does not divide): where accuracy is the
-    plain mean over families, a rare one would bring its chance into it with the weight of a common one."""
+    plain mean over families, a rare one would bring its chance into it with the weight of a common one.
+
+    Raises:
+        ValueError: a family has not as many.
+    """
     families = list(dict.fromkeys(level.family for level in levels))
     wanted = {family: len(range(place, count, len(families))) for place, family in enumerate(families)}
     found: dict[str, Problem] = {}
+    tries = 0
     for problem in problems(part, seed, levels):
         if not any(wanted.values()):
             break
+        tries += 1
         if wanted[problem.family] and problem.question not in found:
             found[problem.question] = problem
             wanted[problem.family] -= 1
+            tries = 0
+        if tries == TRIES:
+            lacking = {family: number for family, number in wanted.items() if number}
+            raise ValueError(f"of {count} problems {lacking} could not be found: ask for fewer (--val-prompts)")
     return list(found.values())
 
 

@@ -1,8 +1,8 @@
-"""Problems of the third embedded task: most of them too hard, for the quickstart's model.
+"""Problems of the third embedded task: nearly half of them too hard, for the quickstart's model.
 
 Sums of 2 to 12 terms, where the model was shown 3 to 6, and products of 2 and 3: pass rates from nearly always to
-never, about half of the prompts never solved. So it is where a data set was not made for the model that trains on it:
-most groups of rollouts teach nothing.
+never, nearly half of the prompts nearly never solved. So it is where a data set was not made for the model that trains
+on it: most groups of rollouts teach nothing.
 """
 
 from recipe.poise.quickstart.tasks import Level, Source

@@ -45,3 +45,8 @@ def test_seeds_make_other_problems():
         for seed in "01"
     )
     assert first != second
+
+
+def test_more_problems_than_there_are_is_said():
+    with pytest.raises(ValueError, match=r"of 400 problems \{'products': \d+\} could not be found: ask for fewer"):
+        WIDE.validation_problems(400, 0)
