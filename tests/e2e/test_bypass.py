@@ -126,8 +126,7 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
 @pytest.fixture(scope="module")
 def turns(run_poise, small, assets, tmp_path_factory):
     """Two steps of two turns with a tool between (`two_turns`). The rollout leaves unlikely tokens out, which the actor
-    does not, so that verl has rows to reject: half of a row's tokens may be unlikely ones, or nearly none; the threshold is
-    about the median of the rows."""
+    does not, so that verl has rows to reject; the threshold is about the median of the rows."""
     folder = tmp_path_factory.mktemp("turns")
     (folder / "tossed.py").write_text(TOSSED)
     with pytest.MonkeyPatch.context() as patch:

@@ -50,6 +50,22 @@ def table(runs: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def choices_table(runs: list[dict]) -> str:
+    """Mean (lowest to highest) over runs: a row per update and number of candidates, a column per rule."""
+    rows = [
+        (step, one_in, [record["choices"][one_in] for record in records])
+        for (_, step), records in _places(runs).items()
+        if "choices" in records[0]
+        for one_in in records[0]["choices"]
+    ]
+    names = list(rows[0][2][0])
+    lines = ["| " + " | ".join(["update", "asked", *names]) + " |", "|---" * (len(names) + 2) + "|"]
+    for step, one_in, found in rows:
+        cells = [_cell([of[name] for of in found], "{:.3f}") for name in names]
+        lines.append("| " + " | ".join([str(step), f"one in {one_in}", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def figure(runs: list[dict]):
     """Correlation over updates, prompts never asked and asked before; calibration at the last checkpoint."""
     places = _places(runs)
@@ -101,6 +117,12 @@ def write_report(runs: list[dict], k: int, out: Path) -> Path:
         f"fifths by estimate. The last column is what the true rate itself would score against avg@{k}.",
         "",
         table(runs),
+        "",
+        "How open the prompts are that a choice would ask, of those never asked: mean p (1 - p), half the chance that "
+        "two rollouts get unequal rewards. By the run's rule with several powers, the probe's uncertainty drawn as in "
+        "training and left out.",
+        "",
+        choices_table(runs),
         "",
         "![What is known of prompts](prompt_study.png)",
         "",

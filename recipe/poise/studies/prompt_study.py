@@ -1,5 +1,5 @@
 """How well the pass rate of a prompt is known before it is asked, over a training run: the run's own prompt probe,
-SPO's tracker, what the prompt's rollouts got when it was last asked.
+SPO's tracker, what the prompt's rollouts got when it was last asked; and what a choice by the probe would find.
 
     python -m recipe.poise.studies.prompt_study --run outputs/runs/compare/uneven/poise_select_s0 --out DIR
 
@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from probe.metrics import calibration_curve
 from probe.prompts import PromptProbe
+from recipe.poise.choose.rule import Judgement
 from recipe.poise.config import read_poise_config
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.settings import EvaluationError
+from recipe.poise.studies.choice_worth import choices
 from recipe.poise.studies.prompt_report import write_report
 from recipe.poise.studies.rollout_pool import REWARD, Policy, make_pool
 from recipe.poise.studies.value_scores import noise_ceiling, score
@@ -36,6 +38,7 @@ from recipe.poise.trainer.spo import BetaTracker
 
 PROBE, TRACKER, LAST = "prompt probe", "SPO's tracker", "last group's mean"
 NEVER, BEFORE = "never asked", "asked before"
+ONE_IN = (4, 16)  # candidates of a prompt that is asked
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def study(config: DictConfig, run: Path, args: argparse.Namespace) -> Iterator[d
                     "calibration": [curve.value_B.tolist(), curve.target_B.tolist()],
                     "calibration_error": float(curve.expected_error),
                 }
-            yield {
+            record = {
                 "step": step,
                 "prompts": kind,
                 "count": len(rows),
@@ -162,6 +165,12 @@ def study(config: DictConfig, run: Path, args: argparse.Namespace) -> Iterator[d
                 "ceiling": noise_ceiling(pool.reward_R.view(-1, args.k)),
                 "results": results,
             }
+            if kind == NEVER:  # of those that were asked the choice was made already
+                judged, reward_PK = Judgement.of_table(probe.judge(state_PD, domain_P)), pool.reward_R.view(-1, args.k)
+                record["choices"] = {
+                    one_in: choices(judged, reward_PK, poise.select, one_in, args.seed) for one_in in ONE_IN
+                }
+            yield record
 
 
 def main(argv: list[str] | None = None) -> int:
