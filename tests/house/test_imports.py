@@ -44,7 +44,8 @@ ROOMS: dict[str, set[str]] = {
     f"{PLUGIN}.compare": {"probe", "launch", f"{PLUGIN}.quickstart"},
     f"{PLUGIN}.studies": {
         *("probe", "launch"),
-        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "compare", "config", "cpu", "evaluate", "trainer")),
+        *(f"{PLUGIN}.{room}" for room in ("baseline", "capture", "choose", "compare", "config", "cpu", "evaluate")),
+        f"{PLUGIN}.trainer",
     },
 }
 

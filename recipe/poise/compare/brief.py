@@ -19,7 +19,7 @@ def brief_table(boards: Sequence[Board], shown: Sequence[str] = SHOWN) -> Table:
     """A row for each method that a board has; costs are shares of what the baseline paid, medians over seeds."""
     header = ["", "rollouts per prompt"]
     for board in boards:
-        header += [f"{board.task}: final accuracy", "area over tokens", f"tokens to {BASELINE}'s accuracy"]
+        header += [f"{board.task}: final accuracy (seeds)", "area over tokens", f"tokens to {BASELINE}'s accuracy"]
     rows = []
     for name in shown:
         found = [board.method(name) for board in boards]
@@ -29,19 +29,19 @@ def brief_table(boards: Sequence[Board], shown: Sequence[str] = SHOWN) -> Table:
         row = [Cell(name), Cell(", ".join(sorted({str(record.settings.get(ROLLOUTS, MISSING)) for record in records})))]
         for board, method in zip(boards, found, strict=True):
             baseline = board.method(BASELINE)
-            for what, form in (("final", accuracy), ("area_over_tokens", accuracy)):
+            for what in ("final", "area_over_tokens"):
                 scores = contrast.scores(method, what, board.horizon) if method else {}
-                row.append(Cell(cell(leaderboard.spread(list(scores.values())), form).text))
+                text = cell(leaderboard.spread(list(scores.values())), accuracy).text
+                row.append(Cell(f"{text} ({len(scores)})" if what == "final" and scores else text))
             same = name == BASELINE or method is None or baseline is None
             costs = {} if same else contrast.costs(method, baseline, "tokens")  # type: ignore[arg-type]
             median = contrast.median_of(list(costs.values()))
             row.append(Cell("" if median is None else leaderboard.share(median.center)))
         rows.append(row)
-    seeds = {len(method.runs) for board in boards for name in shown if (method := board.method(name))}
-    many = str(min(seeds)) if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     caption = (
-        f"Means over {many} seeds. Tokens: what was paid until the last accuracy of {BASELINE}'s run of the "
-        "same seed was first reached, over what that run paid until then, median."
+        "Means over as many seeds as stand in brackets; seeds differ by more than methods, so those over other seeds "
+        f"do not compare. Tokens: what was paid until the last accuracy of {BASELINE}'s run of the same seed "
+        "was first reached, over what that run paid until then, median."
     )
     return Table("In short", caption, header, rows)
 

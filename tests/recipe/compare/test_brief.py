@@ -22,14 +22,14 @@ def test_a_row_for_each_method_and_columns_for_each_task(records):
     by_name = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert list(by_name) == ["poise", "grpo", "dapo"]
     # to 0.6 on the way to 0.8: two thirds of 8000 tokens over 32000; all of them
-    assert (by_name["poise"][1], by_name["poise"][3]) == ("0.700", "21%")
+    assert (by_name["poise"][1], by_name["poise"][3]) == ("0.700 (2)", "21%")
+    assert by_name["dapo"][1] == "0.600 (3)"
     assert by_name["grpo"][-1] == "not reached" and by_name["dapo"][-1] == ""
     assert table.header[2:] == [
-        "quickstart: final accuracy",
+        "quickstart: final accuracy (seeds)",
         "area over tokens",
         "tokens to dapo's accuracy",
     ]
-    assert "Means over 1 to 3 seeds" in table.caption
 
 
 def test_only_what_is_between_the_marks_changes(records, tmp_path):
