@@ -60,7 +60,7 @@ def test_candidates_are_judged_and_what_became_of_them_is_said(unbroken):
 def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path):
     run = unbroken.checkpoints.parent
     shutil.copy(run / "hydra/.hydra/config.yaml", run / "config.yaml")  # where `launch` leaves it
-    arguments = ["--run", str(run), "--prompts", "12", "--k", "2", "--bins", "2", "--out", str(tmp_path)]
+    arguments = ["--run", str(run), "--prompts", "12", "--k", "4", "--bins", "2", "--out", str(tmp_path)]
     assert prompt_study.main(arguments) == 0
     records = json.loads((tmp_path / "prompt_study.json").read_text())[0]["records"]
     assert [(item["step"], item["prompts"]) for item in records] == [
@@ -70,6 +70,9 @@ def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path)
         asked_before = item["prompts"] == prompt_study.BEFORE
         assert len(item["results"]) == (3 if asked_before else 2)
         assert all(0 <= found["mae"] <= 1 for found in item["results"].values())
+        assert ("choices" in item) == (not asked_before)
+    found = records[0]["choices"]["4"]
+    assert found["chance"] > 0 and all(0 <= number <= 0.5 for number in found.values())
 
 
 def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):

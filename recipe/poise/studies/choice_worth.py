@@ -24,6 +24,12 @@ def openness(reward_PK: Tensor) -> Tensor:
     return rate_P * (1.0 - rate_P) * k / (k - 1)
 
 
+def check_rollouts(k: int) -> None:
+    """Raises ValueError where half of a prompt's rollouts would tell nothing of its openness."""
+    if k < 4:
+        raise ValueError(f"{k} rollouts of a prompt do not tell how open it is: give --k 4 or more")
+
+
 def choices(
     said: Judgement, reward_PK: Tensor, settings: SelectSettings, one_in: int, seed: int, trials: int = 200
 ) -> dict[str, float]:
@@ -31,7 +37,11 @@ def choices(
 
     By chance; by the settings' rule with several powers, uncertainty drawn as in training and left out; the most open
     ones, by half of the rollouts and judged by the other half, since the same ones would flatter their choice.
+
+    Raises:
+        ValueError: fewer than four rollouts of a prompt.
     """
+    check_rollouts(reward_PK.shape[1])
     open_P = openness(reward_PK)
     asked = max(1, len(open_P) // one_in)
     found = {CHANCE: float(open_P.mean())}

@@ -30,7 +30,7 @@ from recipe.poise.choose.rule import Judgement
 from recipe.poise.config import read_poise_config
 from recipe.poise.evaluate.models import resolve
 from recipe.poise.evaluate.settings import EvaluationError
-from recipe.poise.studies.choice_worth import choices
+from recipe.poise.studies.choice_worth import check_rollouts, choices
 from recipe.poise.studies.prompt_report import write_report
 from recipe.poise.studies.rollout_pool import REWARD, Policy, make_pool
 from recipe.poise.studies.value_scores import noise_ceiling, score
@@ -176,6 +176,7 @@ def study(config: DictConfig, run: Path, args: argparse.Namespace) -> Iterator[d
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
+        check_rollouts(args.k)
         runs = []
         for run in args.run:
             if not (run / "config.yaml").is_file():
@@ -193,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--run", type=Path, nargs="+", required=True, help="folders of runs that chose prompts")
     options.add_argument("--prompts", type=int, default=96, help="of each kind, at each checkpoint")
-    options.add_argument("--k", type=int, default=8, help="rollouts of the pass rate avg@k")
+    options.add_argument("--k", type=int, default=8, help="rollouts of the pass rate avg@k, 4 or more")
     options.add_argument("--recent", type=int, default=8, help="steps whose mean reward is the constant of the skill")
     options.add_argument("--bins", type=int, default=5, help="of the calibration")
     options.add_argument("--reward", default=REWARD)

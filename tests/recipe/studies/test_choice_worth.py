@@ -54,3 +54,8 @@ def test_the_best_are_not_flattered():
     reward = torch.bernoulli(torch.full((4096, 8), 0.3), generator=torch.Generator().manual_seed(2))
     found = choices(judgement(torch.full((4096,), 0.3).double(), 0.1), reward, SelectSettings(), 4, seed=0, trials=4)
     assert found[BEST] == pytest.approx(0.21, abs=0.01)
+
+
+def test_too_few_rollouts_are_refused():
+    with pytest.raises(ValueError, match="--k 4 or more"):
+        choices(judgement(torch.full((8,), 0.5).double(), 0.1), torch.ones(8, 3), SelectSettings(), 4, seed=0)

@@ -40,6 +40,8 @@ def test_a_run_that_lacks_something_is_told_what(tmp_path, capsys):
         checkpoints(tmp_path)
     assert prompt_study.main(["--run", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "config.yaml" in capsys.readouterr().err
+    assert prompt_study.main(["--run", str(tmp_path), "--out", str(tmp_path / "out"), "--k", "2"]) == 2
+    assert "--k 4 or more" in capsys.readouterr().err
 
 
 def test_data_of_several_files_are_refused():
