@@ -73,6 +73,7 @@ def test_what_was_known_of_prompts_can_be_studied_afterwards(unbroken, tmp_path)
         assert ("choices" in item) == (not asked_before)
     found = records[0]["choices"]["4"]
     assert found["chance"] > 0 and all(0 <= number <= 0.5 for number in found.values())
+    assert f"| 2 | one in 4 | {found['chance']:.3f} |" in (tmp_path / "prompt_study.md").read_text()
 
 
 def test_a_resumed_run_chooses_the_same_prompts(unbroken, start, tmp_path):

@@ -39,9 +39,9 @@ def brief_table(boards: Sequence[Board], shown: Sequence[str] = SHOWN) -> Table:
             row.append(Cell("" if median is None else leaderboard.share(median.center)))
         rows.append(row)
     caption = (
-        "Means over as many seeds as stand in brackets; seeds differ by more than methods, so those over other seeds "
-        f"do not compare. Tokens: what was paid until the last accuracy of {BASELINE}'s run of the same seed "
-        "was first reached, over what that run paid until then, median."
+        "Means over as many seeds as stand in brackets; where they are over other seeds they hardly compare. Tokens: "
+        f"what was paid until the last accuracy of {BASELINE}'s run of the same seed was first reached, over what that "
+        "run paid until then, median."
     )
     return Table("In short", caption, header, rows)
 

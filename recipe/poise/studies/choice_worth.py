@@ -18,10 +18,8 @@ POWERS = (1.0, 4.0, 16.0)
 
 
 def openness(reward_PK: Tensor) -> Tensor:
-    """(P,) float64 unbiased estimates of p (1 - p) from rewards of 0 and 1."""
-    k = reward_PK.shape[1]
-    rate_P = reward_PK.double().mean(1)
-    return rate_P * (1.0 - rate_P) * k / (k - 1)
+    """(P,) float64 unbiased estimates: the variance of a prompt's rewards, which is p (1 - p) where they are 0 or 1."""
+    return reward_PK.double().var(1)
 
 
 def check_rollouts(k: int) -> None:
