@@ -38,7 +38,7 @@ def cross_fit(
     """
     if not estimator.closed_form:
         return fold_fit(estimator, earlier, step, min_rows)
-    weight_R, group_R = step.counts_R(of_targets=True), step.group_R
+    weight_R, number_R = step.counts_R(of_targets=True), _numbers(step.group_R)
     counted_R = (weight_R > 0).double()
     fitted, earlier_weight_N = estimator.strength_ > 0, earlier.weight_N
     if fitted and estimator.alike:
@@ -54,31 +54,36 @@ def cross_fit(
         return torch.full_like(step.reward_R, float("nan"))
     else:
         step_RK, earlier_NK, strength = _first_coordinates(step.feature_RF, earlier.feature_NF, prompt_F)
-        others_R = _others(weight_R, group_R, earlier.weight_N)
-        strength_R = strength * others_R / _others(counted_R, group_R, torch.ones_like(earlier.weight_N))
+        others_R = _others(weight_R, number_R, earlier.weight_N)
+        strength_R = strength * others_R / _others(counted_R, number_R, torch.ones_like(earlier.weight_N))
     value_R = left_out_values(
-        (step_RK, step.target_R, weight_R), group_R, (earlier_NK, earlier.target_N, earlier_weight_N), strength_R
+        (step_RK, step.target_R, weight_R), number_R, (earlier_NK, earlier.target_N, earlier_weight_N), strength_R
     )
     if fitted:
         value_R = estimator.linked(value_R)
     value_R = value_R.clamp(estimator.low_, estimator.high_)
-    enough_R = _others(counted_R, group_R, torch.ones_like(earlier.weight_N)) >= min_rows
+    enough_R = _others(counted_R, number_R, torch.ones_like(earlier.weight_N)) >= min_rows
     return torch.where(enough_R & step.finite_R, value_R, float("nan")).float()
 
 
 def left_out_mean(x_R: Tensor, weight_R: Tensor, group_R: Tensor, x_N: Tensor, weight_N: Tensor) -> Tensor:
     """(R,) mean of all rows but those of the row's own group, weighted; NaN where none is left."""
-    sum_R = _others(torch.where(weight_R > 0, x_R.double(), 0.0) * weight_R, group_R, x_N.double() * weight_N)
-    some_R = _others((weight_R > 0).double(), group_R, (weight_N > 0).double()) > 0
-    return torch.where(some_R, sum_R / _others(weight_R, group_R, weight_N), float("nan")).float()
+    number_R = _numbers(group_R)
+    sum_R = _others(torch.where(weight_R > 0, x_R.double(), 0.0) * weight_R, number_R, x_N.double() * weight_N)
+    some_R = _others((weight_R > 0).double(), number_R, (weight_N > 0).double()) > 0
+    return torch.where(some_R, sum_R / _others(weight_R, number_R, weight_N), float("nan")).float()
 
 
-def _others(x_R: Tensor, group_R: Tensor, x_N: Tensor) -> Tensor:
-    """(R,) float64 sum over the earlier rows and the step's, those of the row's own group left out."""
-    _, place_R = torch.unique(group_R, return_inverse=True)
-    sum_G = x_R.new_zeros(int(place_R.max()) + 1 if len(place_R) else 0, dtype=torch.float64)
-    sum_G.index_add_(0, place_R, x_R.double())
-    return x_N.double().sum() + (sum_G.sum() - sum_G)[place_R]
+def _numbers(group_R: Tensor) -> Tensor:
+    """(R,) groups counted from 0."""
+    return torch.unique(group_R, return_inverse=True)[1]
+
+
+def _others(x_R: Tensor, number_R: Tensor, x_N: Tensor) -> Tensor:
+    """(R,) float64 sum over the earlier rows and the step's, those of the row's own group (`_numbers`) left out."""
+    sum_G = x_R.new_zeros(len(number_R), dtype=torch.float64)  # at most; how many groups there are is not waited for
+    sum_G.index_add_(0, number_R, x_R.double())
+    return x_N.double().sum() + (sum_G.sum() - sum_G)[number_R]
 
 
 def _first_coordinates(x_RF: Tensor, x_NF: Tensor, prompt_F: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -136,5 +141,5 @@ def left_out_values(
     # singular where nothing is left without the group, which then has no value
     solved_GM1, _ = torch.linalg.solve_ex(eye_MM - hat_GMM, error_GM1)
     value_R = groups.unpad(mean + linear_GM - (cross_GMM @ solved_GM1).squeeze(2))
-    left_R = _others((weight[:rows] > 0).double(), group_R, (weight[rows:] > 0).double())
+    left_R = _others((weight[:rows] > 0).double(), groups.number_N, (weight[rows:] > 0).double())
     return torch.where((left_R > 0) & value_R.isfinite(), value_R, float("nan"))

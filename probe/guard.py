@@ -93,11 +93,13 @@ def simplex_least_squares(a_NE: Tensor, y_N: Tensor, weight_N: Tensor | None = N
         base_N = a_NE[:, active[0]]
         difference = a_NE[:, active[1:]] - base_N.unsqueeze(1)
         # columns can agree to the last digit: least squares of minimal norm
-        found = torch.linalg.pinv(difference.T @ difference) @ (difference.T @ (y_N - base_N))
+        # by sums: products of so few rows would be spent waking a host's threads
+        gram = (difference.unsqueeze(2) * difference.unsqueeze(1)).sum(dim=0)
+        found = torch.linalg.pinv(gram) @ (difference * (y_N - base_N).unsqueeze(1)).sum(dim=0)
         weights = [1.0 - float(found.sum()), *found.tolist()]
         if min(weights) < 0:
             continue  # outside: its best point lies on another face
-        error = float((base_N + difference @ found - y_N).square().mean())
+        error = float((base_N + (difference * found).sum(dim=1) - y_N).square().mean())
         if error < best_error * (1 - 1e-12) or best_error == float("inf"):
             best_error, best_E = error, a_NE.new_zeros(count)
             best_E[active] = torch.tensor(weights, dtype=a_NE.dtype, device=a_NE.device)

@@ -24,7 +24,7 @@ def sibling_mean(x_R: Tensor, group_R: Tensor, weight_R: Tensor | None = None) -
     if weight_R is not None:
         count_R = torch.where(finite_R, weight_R.to(x_R.device).double(), 0.0)
         value_R = value_R * count_R
-    groups = int(place_R.max()) + 1 if len(place_R) else 0
+    groups = len(place_R)  # at most; how many there are is not waited for
     sum_G = value_R.new_zeros(groups).index_add_(0, place_R, value_R)
     count_G = value_R.new_zeros(groups).index_add_(0, place_R, count_R)
     mean_R = (sum_G[place_R] - value_R) / (count_G[place_R] - count_R)

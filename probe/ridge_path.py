@@ -30,10 +30,11 @@ class RidgeFit:
 
 
 class Groups:
-    """Rows of each group side by side, padded to the largest group."""
+    """Rows of each group side by side, padded to the largest group. number_N: each row's group, counted from 0."""
 
     def __init__(self, group_N: Tensor):
         _, place_N = torch.unique(group_N, return_inverse=True)
+        self.number_N = place_N
         self.order_N = place_N.argsort(stable=True)
         count_G = torch.bincount(place_N)
         start_G = count_G.cumsum(0) - count_G

@@ -19,11 +19,13 @@ def mean(x_N: Tensor, weight_N: Tensor | None) -> Tensor:
     """Mean over rows of `x` (N, ...), weighted; a row of weight zero may hold NaN. NaN without a row that counts."""
     if weight_N is None:
         return x_N.mean(dim=0)
-    counts = weight_N > 0
-    if not counts.any():  # a sum over nothing would be 0
-        return torch.full_like(x_N[:0].sum(dim=0), float("nan"))
-    share_N = (weight_N[counts] / weight_N[counts].sum()).to(x_N.dtype)
-    return torch.tensordot(share_N, x_N[counts], dims=1)
+    counts_N = weight_N > 0
+    total = torch.where(counts_N, weight_N, 0.0).sum()
+    share_N = (torch.where(counts_N, weight_N, 0.0) / total).to(x_N.dtype)
+    x_N = torch.where(counts_N.view(-1, *[1] * (x_N.dim() - 1)), x_N, 0.0)
+    # a product of vectors waits for a host's threads, a sum of so few numbers does not
+    found = (share_N * x_N).sum(dim=0) if x_N.dim() == 1 else torch.tensordot(share_N, x_N, dims=1)
+    return torch.where(total > 0, found, float("nan"))  # a sum over nothing would be 0
 
 
 def quantile(weight_N: Tensor, share: float) -> float:

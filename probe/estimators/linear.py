@@ -17,6 +17,7 @@ from probe.state import Declared
 
 LINKS = ("auto", "clip", "sigmoid")
 NEWTON_STEPS, TOLERANCE = 30, 1e-9
+LINK_PENALTY = 1e-3  # on the squares of slope and offset, where all targets are equal
 SMALLEST_OFFSET = 1e-9  # a constant of exactly one half, which 0 would not tell from the clip link
 
 
@@ -114,26 +115,34 @@ class LinearEstimator(Estimator):
 
 def fit_sigmoid(f_N: Tensor, p_N: Tensor, weight_N: Tensor | None = None) -> tuple[float, float]:
     """Slope and offset that minimise the cross-entropy of sigmoid(slope f + offset) with soft targets `p` in [0, 1]."""
-    # steps of two numbers, each of which waits for the last: on the host
+    # steps of two numbers, each of which waits for the last: on the host, and by sums, which take no threads for the
+    # rows of a window (products take all of them, and a step is then spent waking them)
     f_N, p_N, weight_N = f_N.cpu(), p_N.cpu(), None if weight_N is None else weight_N.cpu()
     centre, spread = f_N.mean(), f_N.std(correction=0)
     if weight_N is not None:
         centre = weights.mean(f_N, weight_N)
         spread = weights.mean((f_N - centre).square(), weight_N).sqrt()
     spread = spread.clamp(min=1e-12)
-    a_N2 = torch.stack([(f_N - centre) / spread, torch.ones_like(f_N)], dim=1)
+    z_N = (f_N - centre) / spread
+    power_3N = torch.stack([torch.ones_like(z_N), z_N, z_N.square()])
     p_N = p_N.clamp(1e-3, 1 - 1e-3)  # finite where all targets are equal
-    ridge_22 = 1e-3 * torch.eye(2, dtype=f_N.dtype, device=f_N.device)
-    weight_2 = torch.zeros(2, dtype=f_N.dtype, device=f_N.device)
+    slope = offset = 0.0
     for _ in range(NEWTON_STEPS):
-        q_N = (a_N2 @ weight_2).sigmoid()
+        q_N = (slope * z_N + offset).sigmoid()
         spread_N, error_N = (q_N * (1 - q_N)).clamp(min=1e-6), p_N - q_N
         if weight_N is not None:
             spread_N, error_N = weight_N * spread_N, weight_N * error_N
-        hessian_22 = (a_N2 * spread_N.unsqueeze(1)).T @ a_N2 + ridge_22
-        step_2 = torch.linalg.solve(hessian_22, a_N2.T @ error_N - ridge_22 @ weight_2)
-        weight_2 = weight_2 + step_2 / (step_2.abs().max() / 2.0).clamp(min=1.0)
-        if step_2.abs().max() < TOLERANCE:
+        curve, cross, square = (power_3N * spread_N).sum(dim=1).tolist()
+        along_offset, along_slope = (power_3N[:2] * error_N).sum(dim=1).tolist()
+        curve, square = curve + LINK_PENALTY, square + LINK_PENALTY
+        along_offset, along_slope = along_offset - LINK_PENALTY * offset, along_slope - LINK_PENALTY * slope
+        determinant = curve * square - cross * cross
+        by_slope = (curve * along_slope - cross * along_offset) / determinant
+        by_offset = (square * along_offset - cross * along_slope) / determinant
+        longest = max(abs(by_slope), abs(by_offset))
+        damping = max(longest / 2.0, 1.0)
+        slope, offset = slope + by_slope / damping, offset + by_offset / damping
+        if longest < TOLERANCE:
             break
-    slope = float(weight_2[0] / spread)
-    return slope, float(weight_2[1] - slope * centre)
+    slope = slope / float(spread)
+    return slope, offset - slope * float(centre)

@@ -142,6 +142,7 @@ def figure(done: list[dict]):
         squeeze=False,
     )  # fmt: skip
     for panel, (label, entries) in zip(panels[0], labels.items(), strict=True):
+        shown = [0.1, 1.5]
         for place, name in enumerate(names):
             parts = [entry["results"][name]["over_rloo"] for entry in entries]
             mean, low, high, *_ = pooled(parts)
@@ -153,13 +154,14 @@ def figure(done: list[dict]):
             panel.plot(mean, place, "o", color=colour, markerfacecolor="white" if open_face else colour)
             if len(parts) > 1:
                 panel.plot([part["value"] for part in parts], [place] * len(parts), "|", color=colour, alpha=0.6)
+            shown.append(mean)
         rate = np.mean([entry["facts"]["pass_rate"] for entry in entries])
         panel.set_title(f"{label} (pass rate {rate:.2f})", fontsize=10)
         panel.axvline(1.0, color="grey", linewidth=0.8)
         panel.set_xscale("log")
         panel.set_xticks([0.1, 0.2, 0.5, 1.0, 2.0], ["0.1", "0.2", "0.5", "1", "2"])
         panel.set_xticks([], minor=True)
-        panel.set_xlim(min(0.1, panel.get_xlim()[0]), max(1.5, panel.get_xlim()[1]))
+        panel.set_xlim(min(shown) / 1.1, max(shown) * 1.5)  # a ratio that is hardly bounded would squeeze all others
         panel.set_xlabel("variance / RLOO, n=8, equal tokens (95%)")
         panel.grid(alpha=0.25, which="both")
     panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)

@@ -97,8 +97,18 @@ class Policy:
         return torch.cat([*states, signals], dim=1).float()
 
     @torch.no_grad()
-    def sample(self, prompts: list[list[int]], n: int, limit: int, batch: int = 256) -> tuple[list[Tensor], list[int]]:
-        """Token ids and response lengths, n rows per prompt."""
+    def sample(
+        self, prompts: list[list[int]], n: int, limit: int, batch: int = 256, device: str | None = None
+    ) -> tuple[list[Tensor], list[int]]:
+        """Token ids and response lengths, n rows per prompt; on `device`, where one is named, and back."""
+        home = self.model.device
+        self.model.to(device or home)
+        try:
+            return self._sample(prompts, n, limit, batch)
+        finally:
+            self.model.to(home)
+
+    def _sample(self, prompts: list[list[int]], n: int, limit: int, batch: int) -> tuple[list[Tensor], list[int]]:
         ids, lengths, per = [], [], max(1, batch // n)
         eos = self.tokenizer.eos_token_id
         for start in tqdm(range(0, len(prompts), per), desc="sampling", leave=False, disable=None):
@@ -142,15 +152,17 @@ def make_pool(
     limit: int,
     reward: str,
     see: Callable | None = None,
+    device: str | None = None,
 ) -> Pool:
-    """Sample, score and capture prompts (by row number) of a parquet file in verl's schema; `see` as in `features`."""
+    """Sample (on `device`), score and capture prompts (by row number) of a parquet file in verl's schema; `see` as in
+    `features`."""
     table = pd.read_parquet(data).iloc[prompts]
     rows = table.to_dict("records")
     tokens = [
         policy.tokenizer.apply_chat_template(list(row["prompt"]), add_generation_prompt=True, return_dict=False)
         for row in rows
     ]
-    ids, lengths = policy.sample(tokens, n, limit)
+    ids, lengths = policy.sample(tokens, n, limit, 256 if device in (None, "cpu") else 2048, device)
     texts = policy.tokenizer.batch_decode(
         [row[-length:] for row, length in zip(ids, lengths, strict=True)], skip_special_tokens=True
     )

@@ -54,6 +54,7 @@ ONE_CHANGE = {
     "ablation/poise_uniform_select": {"poise.weights", "poise.fit", "poise.select.candidates"},
     "ablation/poise_unguarded": {"poise.probe.guard"},
     "ablation/poise_sibling_reward": {"poise.signals"},
+    "ablation/poise_adaptive": {"poise.rollouts"},
     "modes/poise_bypass": {"algorithm.rollout_correction.bypass_mode", "poise.states", "poise.signals"},
     "modes/poise_colocate_async": {"trainer.v1.trainer_mode"},
     "modes/poise_separate_async": {

@@ -65,7 +65,8 @@ def test_gradients_are_studied_and_a_finished_checkpoint_is_kept(assets, tmp_pat
     folder = str(assets).replace("_s0", "_s{seed}")
     command = (
         "gradient_variance", assets, tmp_path, "--model", f"start={folder}/model", f"again={folder}/model",
-        "--data", f"{folder}/train.parquet", "--fit-prompts", 32, "--prompts", 16, "--rollouts", 16, "--directions", 4,
+        "--data", f"{folder}/train.parquet", "--fit-prompts", 32, "--prompts", 16, "--rollouts", 16,
+        "--directions", 4, "--sample-on", "cpu",
     )  # fmt: skip
     done = study(*command)
     assert done.returncode == 0, done.stderr[-3000:]
