@@ -1,7 +1,7 @@
 """Does POISE still learn? The comparison's own commands, shortened: real runs, their records, thresholds.
 
 Half of the comparison's updates (16 of 32), three seeds: POISE and GRPO on the quickstart, POISE on the uneven task;
-about half an hour on a core. The bounds (short_thresholds.yaml) are loose enough for noise, and tight enough for what
+fifty minutes on a core. The bounds (short_thresholds.yaml) are loose enough for noise, and tight enough for what
 can break:
 
 - gain on the quickstart >= 0.25. Healthy: 0.36 to about 0.83, 0.47. An advantage of the wrong sign makes accuracy fall,
