@@ -164,6 +164,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(f"{name!r} is no device that torch has here ({reason})") from error
+    return name
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
@@ -176,7 +185,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--fit-prompts", type=int, default=1024, help=f"others, with {EARLIER}, for the probe")
     options.add_argument("--rollouts", type=int, default=64, help="of a step, and of mean length in a batch")
     options.add_argument("--max-tokens", type=int, default=64)
-    options.add_argument("--sample-on", metavar="DEVICE", help="cuda: rollouts are sampled there, the rest stays here")
+    options.add_argument(
+        "--sample-on", type=_device, metavar="DEVICE", help="cuda: rollouts are sampled there, the rest stays here"
+    )
     options.add_argument("--directions", type=int, default=48)
     options.add_argument("--energy", default=DEFAULT, help="what stands for the norm of a score (see the report)")
     options.add_argument("--weight-cap", type=float, help="as poise.weight_cap")

@@ -162,7 +162,8 @@ def make_pool(
         policy.tokenizer.apply_chat_template(list(row["prompt"]), add_generation_prompt=True, return_dict=False)
         for row in rows
     ]
-    ids, lengths = policy.sample(tokens, n, limit, 256 if device in (None, "cpu") else 2048, device)
+    batch = 256 if device in (None, "cpu") else 2048  # an accelerator waits for calls, not for rows
+    ids, lengths = policy.sample(tokens, n, limit, batch, device)
     texts = policy.tokenizer.batch_decode(
         [row[-length:] for row, length in zip(ids, lengths, strict=True)], skip_special_tokens=True
     )

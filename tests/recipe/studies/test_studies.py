@@ -100,5 +100,8 @@ def test_too_few_prompts_are_said(assets, tmp_path, capsys):
     assert "--fit-prompts 48 must leave some" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--model", f"a={assets}/model", f"a={assets}", "--fit-prompts", "16"]) == 2
     assert "write NAME=PATH" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        gradient_variance.main([*common, "--sample-on", "abacus"])
+    assert "--sample-on: 'abacus' is no device that torch has here" in capsys.readouterr().err
     assert gradient_variance.main([*common, "--fit-prompts", "16", "--energy", "warmth"]) == 2
     assert "want one of" in capsys.readouterr().err
