@@ -10,6 +10,7 @@ from collections.abc import Callable
 from recipe.poise.quickstart.tasks import Problem
 
 Behaviour = Callable[[Problem, random.Random], str]
+WORDS = " so about ..."  # that demonstrations use beside numbers
 
 
 def careful(problem: Problem, rng: random.Random) -> str:

@@ -6,7 +6,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from recipe.poise.quickstart.tasks import Problem
+from recipe.poise.quickstart.behaviours import WORDS
+from recipe.poise.quickstart.tasks import Problem, numbers
 
 END, START, PAD = "<|im_end|>", "<|im_start|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"
@@ -16,13 +17,6 @@ CHAT_TEMPLATE = (
 )
 # A word or a signed number with the space before it is one piece, so a partial result is one lookup.
 PIECES = r" ?-?\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s"
-WORDS = " so about ..."  # that the quickstart's demonstrations use beside numbers
-
-
-def numbers() -> list[int]:
-    """Every number that a problem or its worked solution can show."""
-    products = {a * b * c for a in range(10) for b in range(10) for c in range(10)}
-    return sorted(set(range(-60, 100)) | products)
 
 
 def make_tokenizer(

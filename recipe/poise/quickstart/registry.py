@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from recipe.poise.quickstart import behaviours, model, tasks, uneven, uneven_behaviours, wide
+from recipe.poise.quickstart import behaviours, tasks, uneven, uneven_behaviours, wide
 from recipe.poise.quickstart.behaviours import Behaviour
 from recipe.poise.quickstart.tasks import Part, Problem, Source
 
@@ -72,8 +72,8 @@ QUICKSTART = Task(
     careful_opening=behaviours.careful_opening,
     shares=lambda problem: behaviours.SHARES,
     recorded_shares={behaviour.__name__: share for behaviour, share in behaviours.SHARES.items()},
-    words=model.WORDS,
-    numbers=model.numbers(),
+    words=behaviours.WORDS,
+    numbers=tasks.numbers(),
     max_response=64,
     steps=700,
     batch=64,

@@ -136,6 +136,12 @@ def balanced_problems(part: Part, count: int, seed: int, levels: Sequence[Source
     return list(found.values())
 
 
+def numbers() -> list[int]:
+    """Every number that a problem or its worked solution can show."""
+    products = {a * b * c for a in range(10) for b in range(10) for c in range(10)}
+    return sorted(set(range(-60, 100)) | products)
+
+
 def verl_row(problem: Problem, index: int, split: str) -> dict[str, Any]:
     """A row of verl's data schema."""
     return {

@@ -1,5 +1,8 @@
 """The comparison's run files: each method composes, with one budget and one seed for all."""
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -127,3 +130,10 @@ def test_the_forms_of_poise_differ_in_what_they_are_named_after(method, expected
     assert (poise.weights, poise.fit, poise.probe.kind, poise.probe.guard, poise.probe.min_updates) == expected
     if method == "poise_paper_form":
         assert make_estimator(poise.probe, FeatureLayout(("state",), (8,))).alpha == 100.0
+
+
+def test_reports_do_not_wait_for_torch():
+    """They read numbers; torch and transformers are seven seconds of every command."""
+    program = "import sys, recipe.poise.compare.__main__; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert result.stdout.split() == ["False", "False"], result.stderr

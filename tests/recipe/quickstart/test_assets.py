@@ -12,11 +12,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipe.poise.quickstart import behaviours
-from recipe.poise.quickstart.model import THINK, THINK_END, make_tokenizer, numbers
+from recipe.poise.quickstart.model import THINK, THINK_END, make_tokenizer
 from recipe.poise.quickstart.prepare import MANIFEST, Settings, prepare, settings_of
 from recipe.poise.quickstart.prepare import parser as options
 from recipe.poise.quickstart.registry import QUICKSTART, UNEVEN
-from recipe.poise.quickstart.tasks import distinct_problems, part_of
+from recipe.poise.quickstart.tasks import distinct_problems, numbers, part_of
 from recipe.poise.quickstart.warm_start import IGNORED, WarmStart, chat_prompt, collate, respond
 from reward.reasoning_gym_verifier import compute_score
 
