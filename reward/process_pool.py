@@ -115,7 +115,7 @@ class _Template:
 
     def __init__(self, start: str):
         ours, theirs = socket.socketpair()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._control = _Connection(ours)
         arguments = json.dumps([theirs.fileno(), os.getpid(), [str(entry) for entry in sys.path], start])
         with theirs:
@@ -153,9 +153,11 @@ class _Template:
         return self._ask({"end": pid}, [])["status"]
 
     def kill(self) -> None:
+        """Safe from any thread: one that waits for an answer finds the other end closed, and its own still open."""
         self.process.kill()
         self.process.wait()
-        self._control.socket.close()
+        with self._lock:
+            self._control.socket.close()
 
     def alive(self) -> bool:
         return self.process.poll() is None

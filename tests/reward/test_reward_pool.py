@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from reward import process_pool
 from reward.process_pool import LimitedPool, TaskFailed, TimeLimitExceeded, WorkerDied
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -203,3 +204,26 @@ print(os.waitpid(pid, 0)[1], asyncio.run(pool.run(os.getpid, limit_s=30)) == fir
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT}
     )
     assert done.stdout == "0 True\n", done.stderr
+
+
+def test_a_task_is_answered_although_the_pool_closes_while_its_worker_is_being_ended(monkeypatch):
+    pool = LimitedPool(1, os.getpid)
+    waits, readable = threading.Event(), process_pool._readable
+
+    async def go():
+        await pool.run(os.getpid, limit_s=30)
+        control = pool._template._control.socket
+
+        def slowly(end, wait_s):
+            if end is control:  # between the request to end the worker and the wait for the answer
+                waits.set()
+                time.sleep(0.5)
+            return readable(end, wait_s)
+
+        monkeypatch.setattr(process_pool, "_readable", slowly)
+        slept = asyncio.create_task(pool.run(time.sleep, 60, limit_s=0.2))
+        assert await asyncio.to_thread(waits.wait, 30)
+        await asyncio.to_thread(pool.close)
+        return await asyncio.wait_for(asyncio.gather(slept, return_exceptions=True), 10)
+
+    assert isinstance(asyncio.run(go())[0], TimeLimitExceeded)
