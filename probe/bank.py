@@ -205,10 +205,12 @@ class ProbeBank:
             "left_out_alone": float((finite_R & rewarded_R & ~target_R.isfinite()).sum()),
         }
         scored_R = good_R & before.value_R.isfinite()
-        scored_weight_R = None if target_weight_R is None else target_weight_R[scored_R]
-        scored = (before.value_R[scored_R], target_R[scored_R])
-        metrics |= prediction_scores(*scored, before.constant_R[scored_R], scored_weight_R)
-        metrics |= calibration_metrics(*scored, weight_R=scored_weight_R)
+        columns = [before.value_R, target_R, before.constant_R]
+        columns += [] if target_weight_R is None else [target_weight_R]
+        value_S, target_S, constant_S, *weight = torch.stack(columns)[:, scored_R].cpu()  # one transfer for all scores
+        scored_weight_S = weight[0] if weight else None
+        metrics |= prediction_scores(value_S, target_S, constant_S, scored_weight_S)
+        metrics |= calibration_metrics(value_S, target_S, weight_R=scored_weight_S)
         start = time.perf_counter()
         for index, probe in enumerate(self.probes):
             place = (good_R & (domain_R == index)).nonzero().squeeze(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from probe import weights
 from probe.estimators.base import Estimator
 from probe.fold_fit import fold_fit
-from probe.ridge_path import Groups
+from probe.ridge_path import Groups, eigen
 from probe.step import EarlierRows, StepRows, without_bad_rows
 
 FIRST_PENALTY = 10.0  # in units of the mean squared singular value: leading directions count half, others a tenth
@@ -126,7 +126,7 @@ def left_out_values(
         a = torch.linalg.qr(a.T, mode="r")[1].T
     root = weight.sqrt()
     rooted = a * root.unsqueeze(1)
-    square_K, vectors = torch.linalg.eigh(rooted.T @ rooted)
+    square_K, vectors = eigen(rooted.T @ rooted)
     square_K = square_K.clamp(min=0.0)
     moment_K = vectors.T @ (rooted.T @ (root * (y - mean)))
     rows, groups = len(group_R), Groups(group_R)

@@ -4,7 +4,9 @@ Shapes: R rows, B bins.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,32 +16,47 @@ from probe.pairing import sibling_mean
 NAN = float("nan")
 
 
+def _host(*columns: Tensor | None) -> list[Any]:
+    """float64 on the host: a step asks for some fifty numbers, for each of which a GPU would be waited for."""
+    return [None if column is None else column.double().cpu().numpy() for column in columns]
+
+
+def _mean(x_R: np.ndarray, weight_R: np.ndarray | None) -> float:
+    """Weighted; NaN without a row that counts."""
+    if weight_R is None:
+        return float(x_R.mean()) if len(x_R) else NAN
+    total = weight_R.sum()
+    return float((weight_R * x_R).sum() / total) if total > 0 else NAN
+
+
 def pearson(a_R: Tensor, b_R: Tensor, weight_R: Tensor | None = None) -> float:
     """Pearson correlation, NaN where a side does not vary or there are fewer than two rows."""
     if len(a_R) < 2:
         return NAN
-    a_R, b_R = (x_R.double() - weights.mean(x_R.double(), weight_R) for x_R in (a_R, b_R))
-    if weight_R is not None:
-        a_R, b_R = a_R * weight_R.double().sqrt(), b_R * weight_R.double().sqrt()
-    norm = (a_R.square().sum() * b_R.square().sum()).sqrt()
-    return (a_R @ b_R / norm).item() if norm > 0 else NAN
+    a, b, weight = _host(a_R, b_R, weight_R)
+    a, b = (x - _mean(x, weight) for x in (a, b))
+    weight = np.ones_like(a) if weight is None else weight
+    norm = ((weight * a * a).sum() * (weight * b * b).sum()) ** 0.5
+    return float((weight * a * b).sum() / norm) if norm > 0 else NAN
 
 
 def mae(value_R: Tensor, target_R: Tensor, weight_R: Tensor | None = None) -> float:
     """Mean absolute error."""
-    return weights.mean((value_R.double() - target_R.double()).abs(), weight_R).item()
+    value, target, weight = _host(value_R, target_R, weight_R)
+    return _mean(np.abs(value - target), weight)
 
 
 def rmse(value_R: Tensor, target_R: Tensor, weight_R: Tensor | None = None) -> float:
     """Root of the mean squared error."""
-    return weights.mean((value_R.double() - target_R.double()).square(), weight_R).sqrt().item()
+    value, target, weight = _host(value_R, target_R, weight_R)
+    return _mean(np.square(value - target), weight) ** 0.5
 
 
 def brier_skill(value_R: Tensor, target_R: Tensor, constant_R: Tensor, weight_R: Tensor | None = None) -> float:
     """1 - MSE / MSE of the constant: 0 is no better than it, 1 is perfect; NaN where the constant is perfect."""
-    reference = weights.mean((target_R.double() - constant_R.double()).square(), weight_R).item()
-    error = weights.mean((target_R.double() - value_R.double()).square(), weight_R).item()
-    return 1.0 - error / reference if reference > 0 else NAN
+    value, target, constant, weight = _host(value_R, target_R, constant_R, weight_R)
+    reference = _mean(np.square(target - constant), weight)
+    return 1.0 - _mean(np.square(target - value), weight) / reference if reference > 0 else NAN
 
 
 def prediction_scores(
@@ -109,33 +126,28 @@ def calibration_curve(
     """
     if not len(value_R):
         raise ValueError("a calibration curve needs rows")
-    # many small numbers are asked for one by one: all on the host
-    value_R, target_R = value_R.double().cpu(), target_R.double().cpu()
-    group_R = torch.arange(len(value_R), device="cpu") if group_R is None else group_R.cpu()
-    order = value_R.argsort(stable=True)
-    parts = [part for part in order.tensor_split(min(bins, len(order))) if len(part)]
+    value, target, weight = _host(value_R, target_R, weight_R)
+    group = np.arange(len(value)) if group_R is None else group_R.cpu().numpy()
+    parts = [part for part in np.array_split(value.argsort(kind="stable"), min(bins, len(value))) if len(part)]
 
-    weight_R = None if weight_R is None else weight_R.double().cpu()
+    def mean(x: np.ndarray, part: np.ndarray) -> float:
+        return _mean(x[part], None if weight is None else weight[part])
 
-    def mean(x_R: Tensor, part: Tensor) -> Tensor:
-        return weights.mean(x_R[part], None if weight_R is None else weight_R[part])
+    def standard_error(part: np.ndarray) -> float:
+        _, place = np.unique(group[part], return_inverse=True)
+        error, total = target[part] - mean(target, part), float(len(part))
+        if weight is not None:
+            error, total = error * weight[part], float(weight[part].sum())
+        return float(np.square(np.bincount(place, error)).sum() ** 0.5 / total)
 
-    def column(function) -> Tensor:
-        return torch.tensor([float(function(part)) for part in parts], dtype=torch.float64, device="cpu")
-
-    def standard_error(part: Tensor) -> Tensor:
-        _, place_P = torch.unique(group_R[part], return_inverse=True)
-        error_P, total = target_R[part] - mean(target_R, part), float(len(part))
-        if weight_R is not None:
-            error_P, total = error_P * weight_R[part], float(weight_R[part].sum())
-        sum_G = error_P.new_zeros(len(part)).index_add_(0, place_P, error_P)
-        return sum_G.square().sum().sqrt() / total
+    def column(numbers) -> Tensor:
+        return torch.tensor(list(numbers), dtype=torch.float64, device="cpu")
 
     return Calibration(
-        value_B=column(lambda part: mean(value_R, part)),
-        target_B=column(lambda part: mean(target_R, part)),
-        error_B=column(standard_error),
-        count_B=column(len),
+        value_B=column(mean(value, part) for part in parts),
+        target_B=column(mean(target, part) for part in parts),
+        error_B=column(standard_error(part) for part in parts),
+        count_B=column(map(len, parts)),
     )
 
 

@@ -3,6 +3,7 @@
 Shapes: R rows, G groups.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,3 +32,20 @@ def sibling_mean(x_R: Tensor, group_R: Tensor, weight_R: Tensor | None = None) -
     some_R = (count_R > 0).double()  # whole numbers: no rounding where nobody else counts
     some_G = value_R.new_zeros(groups).index_add_(0, place_R, some_R)
     return torch.where(some_G[place_R] > some_R, mean_R, torch.full_like(mean_R, float("nan"))).to(x_R.dtype)
+
+
+def sibling_mean_numpy(x_N: np.ndarray, place_N: np.ndarray, weight_N: np.ndarray | None = None) -> np.ndarray:
+    """`sibling_mean` of float64 numbers on the host, where a call of torch may wake all of its threads.
+
+    Args:
+        place_N: groups counted from 0. weight_N: finite, not negative.
+    """
+    finite_N = np.isfinite(x_N)
+    count_N = finite_N.astype(np.float64) if weight_N is None else np.where(finite_N, weight_N, 0.0)
+
+    def others(part_N: np.ndarray) -> np.ndarray:
+        return np.bincount(place_N, part_N)[place_N] - part_N
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_N = others(np.where(finite_N, x_N, 0.0) * count_N) / others(count_N)
+    return np.where(others((count_N > 0).astype(np.float64)) > 0, mean_N, np.nan)

@@ -71,9 +71,8 @@ class Refresh:
         else:
             if self.image is None:
                 self._start(window)
-            else:
-                self._sum(window, new, a_CK)
-            self._sum(window, self._next(window, 2.0 * progress), a_CK)
+                new = new[:0]  # they are among the rows to come
+            self._sum(window, torch.cat([new, self._next(window, 2.0 * progress)]), a_CK)
             if progress < 0.5:
                 return False
             if not self._turn(window, a_CK):

@@ -14,6 +14,7 @@ from torch import Tensor
 from probe import weights
 
 CHUNK_NUMBERS = 4_000_000  # of a float64 workspace: bounds it to 32 MB
+LARGEST_ON_HOST = 128  # rows of a matrix that the host decomposes
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Groups:
         result = x_GM.new_empty(len(self.order_N), *x_GM.shape[2:])
         result[self.order_N] = x_GM[self.place_N, self.slot_N]
         return result
+
+
+def eigen(gram_KK: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (K,) and vectors (K, K) of a symmetric matrix; a small one goes by way of the host, which is faster
+    than the thousands of small kernels of a GPU's decomposition (benchmarks/gpu, section probe)."""
+    if gram_KK.device.type == "cpu" or len(gram_KK) > LARGEST_ON_HOST:
+        return torch.linalg.eigh(gram_KK)
+    value_K, vector_KK = torch.linalg.eigh(gram_KK.cpu())
+    return value_K.to(gram_KK.device), vector_KK.to(gram_KK.device)
 
 
 def solve_small(a_BMM: Tensor, b_BM: Tensor) -> Tensor:
@@ -123,7 +133,7 @@ def ridge_path(
         root_N = weight_N.sqrt()
         a_NK, centred_N = a_NK * root_N.unsqueeze(1), centred_N * root_N
     primal = a_NK.shape[1] <= a_NK.shape[0]
-    square, vectors = torch.linalg.eigh(a_NK.T @ a_NK if primal else a_NK @ a_NK.T)
+    square, vectors = eigen(a_NK.T @ a_NK if primal else a_NK @ a_NK.T)
     keep = square > square.max().clamp(min=1e-30) * 1e-10  # directions of rounding only
     square_K, vectors = square[keep], vectors[:, keep]
     u_NK = a_NK @ (vectors / square_K.sqrt()) if primal else vectors

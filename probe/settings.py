@@ -30,7 +30,8 @@ class ProbeSettings:
         window_rows: rows kept per domain; whole prompt groups enter and leave (paper: 4,096).
         domain_rows: name -> rows kept of this domain in place of `window_rows` (paper: 4,096 of math, 3,072 of code).
         max_age: steps after which rows leave, None for no limit.
-        min_rows: rows needed before the first fit; until then every baseline is RLOO's.
+        min_rows: rows needed before the first fit; until then baselines are made of rewards alone: RLOO's, or the
+            constant where it is known and a row has one or two siblings.
         min_updates: updates whose baseline is RLOO's whatever was fitted (paper: 16).
         rank: dimensions of the subspace that the states are projected to, where they are not used as they are.
         exact_features: up to so many features there is no subspace.

@@ -20,12 +20,13 @@ def mean(x_N: Tensor, weight_N: Tensor | None) -> Tensor:
     if weight_N is None:
         return x_N.mean(dim=0)
     counts_N = weight_N > 0
-    total = torch.where(counts_N, weight_N, 0.0).sum()
-    share_N = (torch.where(counts_N, weight_N, 0.0) / total).to(x_N.dtype)
+    counted_N = torch.where(counts_N, weight_N, 0.0)
+    share_N = (counted_N / counted_N.sum()).to(x_N.dtype)  # NaN where nothing counts
     x_N = torch.where(counts_N.view(-1, *[1] * (x_N.dim() - 1)), x_N, 0.0)
+    if not len(x_N):  # a sum over nothing would be 0
+        return x_N.sum(dim=0) * float("nan")
     # a product of vectors waits for a host's threads, a sum of so few numbers does not
-    found = (share_N * x_N).sum(dim=0) if x_N.dim() == 1 else torch.tensordot(share_N, x_N, dims=1)
-    return torch.where(total > 0, found, float("nan"))  # a sum over nothing would be 0
+    return (share_N * x_N).sum(dim=0) if x_N.dim() == 1 else torch.tensordot(share_N, x_N, dims=1)
 
 
 def quantile(weight_N: Tensor, share: float) -> float:

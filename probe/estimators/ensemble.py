@@ -58,7 +58,9 @@ class Ensemble(Estimator):
         count = len(self.members)
         weight_E = torch.full((count,), 1.0 / count, dtype=torch.float64, device=x_NF.device)
         if self.stacked:
-            weight_E = simplex_least_squares(out_NE, y_N.double(), weight_N)
+            weight = None if weight_N is None else weight_N.cpu().numpy()
+            found_E = simplex_least_squares(out_NE.cpu().numpy(), y_N.double().cpu().numpy(), weight)
+            weight_E = torch.from_numpy(found_E).to(x_NF.device)
         for member in self.members:
             member.fit(x_NF, y_N, group_N, weight_N)
         self.weight_ = weight_E

@@ -6,6 +6,7 @@ Shapes: N rows, F features.
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,34 +116,31 @@ class LinearEstimator(Estimator):
 
 def fit_sigmoid(f_N: Tensor, p_N: Tensor, weight_N: Tensor | None = None) -> tuple[float, float]:
     """Slope and offset that minimise the cross-entropy of sigmoid(slope f + offset) with soft targets `p` in [0, 1]."""
-    # steps of two numbers, each of which waits for the last: on the host, and by sums, which take no threads for the
-    # rows of a window (products take all of them, and a step is then spent waking them)
-    f_N, p_N, weight_N = f_N.cpu(), p_N.cpu(), None if weight_N is None else weight_N.cpu()
-    centre, spread = f_N.mean(), f_N.std(correction=0)
-    if weight_N is not None:
-        centre = weights.mean(f_N, weight_N)
-        spread = weights.mean((f_N - centre).square(), weight_N).sqrt()
-    spread = spread.clamp(min=1e-12)
-    z_N = (f_N - centre) / spread
-    power_3N = torch.stack([torch.ones_like(z_N), z_N, z_N.square()])
-    p_N = p_N.clamp(1e-3, 1 - 1e-3)  # finite where all targets are equal
+    # steps of two numbers, each of which waits for the last: on the host, by numpy and by sums, which take no threads
+    # for the rows of a window (a step would be spent waking them)
+    columns = [f_N, p_N] if weight_N is None else [f_N, p_N, weight_N]
+    f, p, *weighted = torch.stack([column.double() for column in columns]).cpu().numpy()
+    share = weighted[0] / weighted[0].sum() if weighted else np.full_like(f, 1.0 / len(f))
+    centre = float((share * f).sum())
+    spread = max(float((share * np.square(f - centre)).sum()) ** 0.5, 1e-12)
+    z = (f - centre) / spread
+    p = p.clip(1e-3, 1 - 1e-3)  # finite where all targets are equal
     slope = offset = 0.0
     for _ in range(NEWTON_STEPS):
-        q_N = (slope * z_N + offset).sigmoid()
-        spread_N, error_N = (q_N * (1 - q_N)).clamp(min=1e-6), p_N - q_N
-        if weight_N is not None:
-            spread_N, error_N = weight_N * spread_N, weight_N * error_N
-        curve, cross, square = (power_3N * spread_N).sum(dim=1).tolist()
-        along_offset, along_slope = (power_3N[:2] * error_N).sum(dim=1).tolist()
-        curve, square = curve + LINK_PENALTY, square + LINK_PENALTY
-        along_offset, along_slope = along_offset - LINK_PENALTY * offset, along_slope - LINK_PENALTY * slope
+        q = 0.5 + 0.5 * np.tanh(0.5 * (slope * z + offset))  # the sigmoid
+        curve_N, error_N = np.maximum(q * (1 - q), 1e-6), p - q
+        if weighted:
+            curve_N, error_N = weighted[0] * curve_N, weighted[0] * error_N
+        turned_N = curve_N * z
+        curve, cross, square = curve_N.sum() + LINK_PENALTY, turned_N.sum(), (turned_N * z).sum() + LINK_PENALTY
+        along_offset, along_slope = error_N.sum() - LINK_PENALTY * offset, (error_N * z).sum() - LINK_PENALTY * slope
         determinant = curve * square - cross * cross
         by_slope = (curve * along_slope - cross * along_offset) / determinant
         by_offset = (square * along_offset - cross * along_slope) / determinant
         longest = max(abs(by_slope), abs(by_offset))
         damping = max(longest / 2.0, 1.0)
-        slope, offset = slope + by_slope / damping, offset + by_offset / damping
+        slope, offset = float(slope + by_slope / damping), float(offset + by_offset / damping)
         if longest < TOLERANCE:
             break
-    slope = slope / float(spread)
-    return slope, offset - slope * float(centre)
+    slope = slope / spread
+    return slope, offset - slope * centre

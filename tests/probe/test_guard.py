@@ -1,10 +1,12 @@
 """Weights of probe, RLOO and constant."""
 
+import numpy as np
 import pytest
 import torch
 
 from probe import Crossing, FeatureLayout, ProbeBank, ProbeSettings
 from probe.guard import judge
+from probe.pairing import sibling_mean, sibling_mean_numpy
 
 
 def rows(prompts=2000, seed=0):
@@ -86,3 +88,15 @@ def test_without_siblings_or_predictions_the_rest_is_judged(mode):
 def test_one_prompt_alone():
     verdict = judge("combine", torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]), torch.tensor([3, 3]))
     assert sum(verdict.weight_E) == pytest.approx(1.0) and verdict.weight_E[2] == 0.0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_sibling_means_on_the_host_are_those_of_torch(size, weighted):
+    generator = np.random.default_rng(size)
+    x_N, group_N = generator.random(60), generator.permutation(np.arange(60) // size)
+    x_N[generator.random(60) < 0.2] = np.nan
+    weight_N = generator.random(60) * (generator.random(60) < 0.7) if weighted else None
+    x, group, weight = (None if column is None else torch.from_numpy(column) for column in (x_N, group_N, weight_N))
+    expected_N = sibling_mean(x, group, weight).numpy()
+    np.testing.assert_allclose(sibling_mean_numpy(x_N, group_N, weight_N), expected_N, rtol=1e-12)

@@ -15,6 +15,11 @@ from probe.pairing import sibling_mean
 
 PROBE, RLOO, CONSTANT, NONE = 0, 1, 2, 3  # what a row's baseline is mostly made of
 FALLBACK = (1.0, 3.0, 2.0)  # of probe, RLOO and constant: the largest is tried first
+# So many siblings tell no more of a prompt than all other prompts do: were pass rates uniform, the mean reward of m
+# others would miss them by a variance of 1 / 6m, and the mean over prompts by 1/12. An update with one sibling's reward
+# for a baseline costs: its gradient had 10 to 27 times the variance at the start of the embedded tasks.
+FEW_SIBLINGS = 2
+FALLBACK_OF_FEW = (1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ def compute_advantages(
     b_i = sum_k w_k b_ik over the baselines that the row has: the mean over j != i of value_j; the mean over j != i of
     r_j (RLOO), weighted by what j counts; the constant, a mean reward of other prompts. None of them depends on rollout
     i and the weights w are those of earlier steps, so each mixture keeps the gradient unbiased. Where all that the row
-    has is without weight, RLOO is taken, else the constant, else the siblings' values. A row without any, or with a
-    non-finite reward, gets advantage 0: it takes no part in the update.
+    has is without weight, RLOO is taken, else the constant, else the siblings' values; with one or two siblings, the
+    constant before RLOO. A row without any, or with a non-finite reward, gets advantage 0: it takes no part in the
+    update.
 
     Args:
         reward_B: float; outcome reward. Non-finite where the verifier failed.
@@ -94,8 +100,10 @@ def compute_advantages(
 
     available_B3 = baseline_B3.isfinite()
     weight_B3 = torch.where(available_B3, weight_B3.float(), 0.0)
-    # where no weight is left: the first that the row has, in the order of FALLBACK
-    order_B3 = torch.where(available_B3, reward_B.new_tensor(FALLBACK), 0.0)
+    # where no weight is left: the first that the row has
+    few_B1 = (_siblings(reward_B, group_B) <= FEW_SIBLINGS).unsqueeze(1)
+    order_B3 = torch.where(few_B1, reward_B.new_tensor(FALLBACK_OF_FEW), reward_B.new_tensor(FALLBACK))
+    order_B3 = torch.where(available_B3, order_B3, 0.0)
     first_B3 = torch.nn.functional.one_hot(order_B3.argmax(dim=1), 3) * available_B3
     weight_B3 = torch.where(weight_B3.sum(dim=1, keepdim=True) > 0, weight_B3, first_B3.float())
     total_B = weight_B3.sum(dim=1)
@@ -107,3 +115,11 @@ def compute_advantages(
     advantage_B = torch.where(has_baseline_B, reward_B - baseline_B, torch.zeros_like(reward_B))
     source_B = torch.where(has_baseline_B, weight_B3.argmax(dim=1), NONE)
     return Advantages(advantage_B, baseline_B, source_B, reward_B - plain_rloo_B, energy_B)
+
+
+def _siblings(reward_B: Tensor, group_B: Tensor) -> Tensor:
+    """(B,) int64: other rows of the group that have a reward."""
+    _, place_B = torch.unique(group_B.to(reward_B.device), return_inverse=True)
+    finite_B = reward_B.isfinite().long()
+    count_G = torch.zeros_like(place_B).index_add_(0, place_B, finite_B)  # groups: at most as many as rows
+    return count_G[place_B] - finite_B

@@ -113,9 +113,19 @@ def test_baselines_are_mixed_by_weight():
 
 def test_a_bad_row_is_left_out_and_its_sibling_unharmed():
     result = advantages_of([NAN, 1.0, 1.0, 0.0], [0, 0, 1, 1], [0.5, 0.25, NAN, 0.75], constant=0.625)
-    assert result.source_B.tolist() == [NONE, PROBE, PROBE, RLOO]
+    assert result.source_B.tolist() == [NONE, PROBE, PROBE, CONSTANT]
     # row 1 takes row 0's value: the state is good, only its reward is missing; row 3 cannot take row 2's NaN value
-    assert result.advantage_B.tolist() == [0.0, 0.5, 0.25, -1.0]
+    assert result.advantage_B.tolist() == [0.0, 0.5, 0.25, -0.625]
+
+
+@pytest.mark.parametrize(("rows", "source"), [(2, CONSTANT), (3, CONSTANT), (4, RLOO), (8, RLOO)])
+def test_without_a_probe_few_siblings_count_less_than_all_other_prompts(rows, source):
+    """Counted are those that have a reward; without a constant, few siblings are better than nothing."""
+    rewards, nothing = [1.0, 0.0, NAN] + [1.0] * (rows - 2), [NAN] * (rows + 1)
+    known = advantages_of(rewards, [0] * (rows + 1), nothing, constant=0.5)
+    assert [x for x in known.source_B.tolist() if x != NONE] == [source] * rows
+    unknown = advantages_of(rewards, [0] * (rows + 1), nothing)
+    assert [x for x in unknown.source_B.tolist() if x != NONE] == [RLOO] * rows
 
 
 def test_missing_siblings_fall_back_to_the_constant_then_to_nothing():
