@@ -16,8 +16,8 @@ from probe.pairing import sibling_mean
 PROBE, RLOO, CONSTANT, NONE = 0, 1, 2, 3  # what a row's baseline is mostly made of
 FALLBACK = (1.0, 3.0, 2.0)  # of probe, RLOO and constant: the largest is tried first
 # So many siblings tell no more of a prompt than all other prompts do: were pass rates uniform, the mean reward of m
-# others would miss them by a variance of 1 / 6m, and the mean over prompts by 1/12. An update with one sibling's reward
-# for a baseline costs: its gradient had 10 to 27 times the variance at the start of the embedded tasks.
+# siblings would miss them by a variance of 1 / 6m, and the mean over prompts by 1/12. With one sibling, the error
+# weighted by energy was 3 to 7 times the constant's at the start of the embedded tasks (docs/many_seeds.md).
 FEW_SIBLINGS = 2
 FALLBACK_OF_FEW = (1.0, 2.0, 3.0)
 
