@@ -1,6 +1,6 @@
 """The tables of docs/many_seeds.md from what `benchmarks/many_seeds/run.py` wrote.
 
-    python benchmarks/many_seeds/table.py FILE.json [MORE.json ...]
+    python benchmarks/many_seeds/table.py [--beside poise] FILE.json [MORE.json ...]
 
 Differences are paired: the same seed is the same order of prompts. Intervals are Student's t, 95%.
 """
@@ -50,22 +50,25 @@ def row(name: str, method: dict, base: dict | None) -> list[str]:
     return [*cells, *told, f"{method['seconds']:.0f}"]
 
 
-def render(whole: dict) -> str:
-    methods, base = whole["methods"], whole["methods"].get(CONSTANT)
+def render(whole: dict, beside: str = CONSTANT) -> str:
+    """Differences are to the method `beside`; squares are over the constant's always."""
+    methods, base = whole["methods"], whole["methods"].get(beside)
     first = next(iter(methods.values()))["at"][1]
-    heads = ["method", "area", "final", "area less constant's", f"after {first} updates", "final"]
+    heads = ["method", "area", "final", f"area less {beside}'s", f"after {first} updates", "final"]
     heads += ["squares, first update", "squares, later", "s"]
     lines = [", ".join(f"{key} {value}" for key, value in whole["settings"].items()), ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, method in methods.items():
-        lines.append("| " + " | ".join(row(name, method, None if name == CONSTANT else base)) + " |")
+        lines.append("| " + " | ".join(row(name, method, None if name == beside else base)) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path, nargs="+")
-    print("\n".join(render(json.loads(path.read_text())) for path in parser.parse_args().json), end="")
+    parser.add_argument("--beside", default=CONSTANT, help="method that differences are to")
+    args = parser.parse_args()
+    print("\n".join(render(json.loads(path.read_text()), args.beside) for path in args.json), end="")
 
 
 if __name__ == "__main__":

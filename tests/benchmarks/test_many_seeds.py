@@ -9,14 +9,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from benchmarks.many_seeds import table
-from benchmarks.many_seeds.loop import of_group
+from benchmarks.many_seeds.banks import BankSettings
+from benchmarks.many_seeds.loop import BLOCK, STATE_TOKENS, Method, Settings, Trainer, of_group
 from benchmarks.many_seeds.sampling import Sampler
 from benchmarks.many_seeds.stacked import Stacked
 from benchmarks.many_seeds.task import TaskData
 from recipe.poise.quickstart.prepare import parser, prepare, settings_of
 from recipe.poise.studies.advantages import grpo, rloo
+from recipe.poise.studies.rollout_pool import Policy
 from reward.reasoning_gym_verifier import compute_score
 
 ROOT, LIMIT = Path(__file__).parents[2], 64
@@ -83,6 +86,40 @@ def test_verdicts_are_the_verifiers(sampled, assets):
     assert found.tolist() == expected and 0 < sum(expected) < 64
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@torch.no_grad()
+def test_features_are_those_of_training(sampled, assets, n):
+    """As the studies read them, with the capture that training uses; with one rollout, the prompt's state alone."""
+    data, model, _, rollouts, ids_SBL, mask_SBL = sampled
+    trainer = Trainer(data, Method("bank", n), Settings(), [0, 1], None)
+    policy = Policy(str(assets / "model"))
+    state, block = model.states(ids_SBL, mask_SBL, trainer.block)
+    log_p = model.logits(state)[:, :, -LIMIT - 1 : -1].log_softmax(-1)
+    found = trainer._features(rollouts, ids_SBL, mask_SBL, block, log_p)[0]  # the first copy is as it was read
+    rows = [ids_L[mask_L] for ids_L, mask_L in zip(ids_SBL[0], mask_SBL[0], strict=True)]
+    expected = policy.features(rows, rollouts.mask_SBT[0].sum(1).tolist(), LIMIT)
+    hidden = data.model.config.hidden_size
+    assert expected.shape[1] == 2 * hidden + 3
+    torch.testing.assert_close(found, expected[:, :hidden] if n == 1 else expected, atol=1e-3, rtol=1e-3)
+
+
+def test_what_is_written_twice_is_the_same():
+    """Settings of the comparison's runs, which the loop does not compose."""
+    base, quickstart, runs = (
+        yaml.safe_load((ROOT / path).read_text())
+        for path in (
+            "recipe/poise/config/poise_base.yaml",
+            "recipe/poise/config/quickstart_base.yaml",
+            "launch/runs/compare/_base.yaml",
+        )
+    )
+    assert (base["poise"]["block"], base["poise"]["num_tokens"]) == (pytest.approx(BLOCK), STATE_TOKENS)
+    assert quickstart["poise"]["probe"]["min_rows"] == BankSettings(128, 2, "combine").min_rows
+    overrides = runs["overrides"]
+    assert float(overrides["actor_rollout_ref.actor.optim.lr"]) == Settings.learning_rate
+    assert overrides["trainer.total_training_steps"] == Settings.updates
+
+
 def test_group_baselines_are_those_of_the_studies():
     reward_SB = (torch.rand(3, 16) < 0.5).float()
     for kind, function in (("rloo", rloo), ("grpo", grpo)):
@@ -128,3 +165,5 @@ def test_differences_are_paired():
     text = table.render({"settings": {"task": "x"}, "methods": {"energy_constant": base, "poise": mine}})
     assert "| poise | 0.5500 " in text and "| +0.0500 (+0.0500 to +0.0500) |" in text, "no scatter where all gain alike"
     assert "| 2.00 | 0.50 | 1 |" in text
+    turned = table.render({"settings": {"task": "x"}, "methods": {"energy_constant": base, "poise": mine}}, "poise")
+    assert "area less poise's" in turned and "| -0.0500 (-0.0500 to -0.0500) |" in turned

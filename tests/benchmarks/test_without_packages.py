@@ -65,3 +65,10 @@ def test_the_study_says_what_to_install(module, tmp_path):
     done = run(module, tmp_path, "-m", "probe.study", str(tmp_path / "dump"), "--out", str(tmp_path / "out"))
     said = f"error: {module} is not installed; the study needs: pip install matplotlib tqdm\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("hidden", ["verl", "vllm", "ray"])
+def test_many_seeds_start_without_the_trainer(hidden, tmp_path):
+    """A machine with a GPU and no verl is enough for them."""
+    done = run(hidden, tmp_path, "benchmarks/many_seeds/run.py", "--help")
+    assert done.returncode == 0 and "64 seeds" in done.stdout, done.stdout + done.stderr

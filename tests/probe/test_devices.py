@@ -60,6 +60,39 @@ def test_domains_and_guards_stay_on_their_device(guard, fit, step_rows, tmp_path
         assert found.advantage_B.isfinite().all() and "code/window_rows" in metrics
 
 
+PRODUCTS = {"mm", "mv", "addmm", "addmv", "bmm", "dot", "vdot"}  # go to a library with threads of its own
+
+
+class Products(TorchDispatchMode):
+    """The largest tensors that go into products, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in PRODUCTS:
+            largest = max(part.numel() for part in args if isinstance(part, torch.Tensor))
+            self.numbers[name] = max(largest, self.numbers.get(name, 0))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_goes_by_the_host_takes_no_products_of_a_windows_rows(weighted):
+    """On a host of sixteen threads each took a millisecond, and a fit of the link has some twenty."""
+    rows = 512
+    f_N, reward_N = torch.randn(rows, dtype=torch.float64), (torch.rand(rows) < 0.5).double()
+    weight_N = torch.rand(rows, dtype=torch.float64) if weighted else None
+    with Products() as seen:
+        fit_sigmoid(f_N, reward_N, weight_N)
+        judge("combine", f_N, reward_N, torch.arange(rows) // 2, weight_N)
+    assert max(seen.numbers.values(), default=0) <= 9, seen.numbers
+    with Products() as seen:
+        f_N @ reward_N
+    assert seen.numbers == {"dot": rows}, "the count sees a product"
+
+
 class Calls(TorchDispatchMode):
     """How many operations of torch there were."""
 
